@@ -1,0 +1,26 @@
+from setuptools import find_packages, setup
+
+package_name = "so101_driver"
+
+setup(
+    name=package_name,
+    version="0.1.0",
+    packages=find_packages(exclude=["test"]),
+    package_data={package_name: ["data/*"]},
+    data_files=[
+        ("share/ament_index/resource_index/packages", ["resource/" + package_name]),
+        ("share/" + package_name, ["package.xml"]),
+    ],
+    zip_safe=True,
+    maintainer="wallx-ros maintainers",
+    maintainer_email="maintainers@wallx-ros.org",
+    description="SO-101 servo bus, safety layer and virtual arm",
+    license="Apache-2.0",
+    entry_points={
+        "console_scripts": [
+            "driver_node = so101_driver.nodes.driver_node:main",
+            "safety_node = so101_driver.nodes.safety_node:main",
+            "sim_node = so101_driver.nodes.sim_node:main",
+        ],
+    },
+)
