@@ -1,0 +1,167 @@
+"""What a policy backend is: observations in, predictions out; radians, metres, nanoseconds.
+
+A backend is a class registered under the entry point group ``wallx_policy.backends`` and built with
+one argument, `BackendSettings`. It knows nothing of ROS. The node calls `predict` from one thread
+of its own, one call at a time.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+from so101_driver.parameter_spec import ParameterValue
+
+if TYPE_CHECKING:
+    from wallx_policy.contract import Contract
+
+
+@dataclass(frozen=True, slots=True)
+class CameraImage:
+    """One decoded camera image.
+
+    Attributes:
+        rgb: uint8 [height, width, 3], red first.
+        stamp_ns: Exposure time, ROS time.
+    """
+
+    rgb: NDArray[np.uint8]
+    stamp_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectPose:
+    """Where one object of the scene is (simulator only).
+
+    Attributes:
+        position_m: [3], its centre in ``base_link``.
+        quaternion_xyzw: [4], its orientation in ``base_link``.
+        size_m: [3], its extent along its own axes.
+    """
+
+    position_m: NDArray[np.float64]
+    quaternion_xyzw: NDArray[np.float64]
+    size_m: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Observation:
+    """One consistent set of inputs.
+
+    Attributes:
+        stamp_ns: ROS time; exposure of the newest image, or the newest joint state for a backend
+            without images. The chunk computed from this observation is aligned to it.
+        images: One image for every view of the contract, by view name; empty for a backend
+            without images.
+        state_rad: [6], joint positions in the order of ``so101_driver.joints.JOINT_NAMES``.
+        state_stamp_ns: Time that ``state_rad`` stands for; never later than the newest measurement.
+        instruction: What the arm shall do, in plain words.
+        objects: Poses by object name, for a backend that needs them; empty otherwise.
+    """
+
+    stamp_ns: int
+    images: Mapping[str, CameraImage]
+    state_rad: NDArray[np.float64]
+    state_stamp_ns: int
+    instruction: str
+    objects: Mapping[str, ObjectPose] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What a backend wants the joints to do.
+
+    Attributes:
+        actions_rad: [horizon, 6]; row i is due at ``observation.stamp_ns`` plus the contract's
+            ``image_age_s`` plus ``i * period_s``.
+        period_s: Time between two rows.
+        timings_s: Seconds by stage of `predict`. ``preprocess`` and ``infer`` are reported in the
+            policy's status; without ``infer`` the whole call counts as that.
+        noise_seed: Seed of the noise that the actions were drawn with; 0 where nothing is random.
+        committed_steps: Leading rows that the backend promises not to change; 0: no promise.
+        subtask: What the backend says it is doing now; empty when it does not say.
+    """
+
+    actions_rad: NDArray[np.float64]
+    period_s: float
+    timings_s: Mapping[str, float] = field(default_factory=dict)
+    noise_seed: int = 0
+    committed_steps: int = 0
+    subtask: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BackendSettings:
+    """What the user asked for; a backend takes what it understands.
+
+    Attributes:
+        checkpoint: Folder of a trained policy; empty for scripted backends.
+        device: As torch names it, e.g. ``cpu`` or ``cuda:0``.
+        dtype: ``float32`` or ``bfloat16``.
+        options: Further parameters of the policy node by name, e.g. ``expert_keep_gripper_open``.
+    """
+
+    checkpoint: str = ""
+    device: str = "cpu"
+    dtype: str = "float32"
+    options: Mapping[str, ParameterValue] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class BackendDescription:
+    """What a backend tells about itself once it is loaded.
+
+    Attributes:
+        device: Where it runs.
+        checkpoint: Path it was loaded from; empty for scripted backends.
+        summary: One line for the log: what was loaded and which settings were taken.
+    """
+
+    device: str
+    checkpoint: str
+    summary: str
+
+
+@dataclass(frozen=True, slots=True)
+class BackendNeeds:
+    """Which inputs an observation must have, beside the joint state."""
+
+    images: bool
+    objects: bool = False
+
+
+class Backend(ABC):
+    """A policy. The constructor loads it and raises `UserError` for what the user can fix.
+
+    Attributes:
+        name: As registered, e.g. ``wall_oss``; also the ``source`` of its chunks.
+        contract: Cameras, joints, units, timing that it was made for.
+        description: What was loaded.
+        needs: Inputs an observation must have.
+        latency_s: Least time from an observation's stamp to its chunk; the node waits this long
+            before it publishes, so that a scripted backend meets the delays a model has.
+    """
+
+    name: str
+    contract: Contract
+    description: BackendDescription
+    needs: BackendNeeds
+    latency_s: float = 0.0
+
+    @abstractmethod
+    def __init__(self, settings: BackendSettings) -> None:
+        """Load the policy; slow, called once while configuring."""
+
+    @abstractmethod
+    def predict(self, observation: Observation) -> Prediction:
+        """Return what to do from this observation on."""
+
+    def reset(self) -> None:  # noqa: B027 -- most policies remember nothing
+        """Forget earlier observations; called at every activation and for every new instruction."""
+
+    def close(self) -> None:  # noqa: B027 -- few hold a device to free
+        """Free what the constructor took."""
