@@ -1,4 +1,4 @@
-"""What a node's parameters are: declared once as data, used by nodes, YAML files and documentation."""
+"""What a node's parameters are: declared once as data for nodes, YAML files and documentation."""
 
 from __future__ import annotations
 
