@@ -1,0 +1,65 @@
+# Every target sets up what it needs; `make` alone lists them.
+PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
+TORCH ?= cpu
+VENV := .venv
+PY := $(VENV)/bin/python
+ARGS ?=
+
+# The domain is locked by the wallx command; these keep every other tool on this machine too.
+export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+export MKL_NUM_THREADS := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup build demo test test-fast lint format docs bench ros-env clean
+
+help:
+	@echo "make demo        set up what is missing, run the simulated arm, show the result in out/demo"
+	@echo "make test        set up what is missing, run the whole test suite"
+	@echo "make test-fast   only the tests that need no ROS graph"
+	@echo "make setup       only the set-up (TORCH=cuda for a GPU build, PYTHON=python3.12)"
+	@echo "make build       only the colcon build"
+	@echo "make bench       measure speed and timing, print a table, write out/bench"
+	@echo "make docs        regenerate the parameter files and reference pages"
+	@echo "make format      format the code"
+	@echo "make ros-env     beside a sourced ROS installation: .ros-env with torch and mujoco"
+	@echo "make clean       remove build products and out/ (clean-all: the environments too)"
+
+setup:
+	@$(PYTHON) tools/setup_env.py --torch $(TORCH)
+
+build:
+	@$(PYTHON) tools/setup_env.py build
+
+demo: setup
+	@$(VENV)/bin/wallx demo $(ARGS)
+
+lint: setup
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+
+test: lint
+	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest $(ARGS)
+
+test-fast: setup
+	$(PY) -m pytest -m "not ros and not e2e" $(ARGS)
+
+format: setup
+	$(VENV)/bin/ruff check --fix .
+	$(VENV)/bin/ruff format .
+
+docs: setup
+	$(PY) -m wallx_bringup.parameter_docs
+
+bench: setup
+	$(PY) tools/bench.py $(ARGS)
+
+ros-env:
+	@$(PYTHON) tools/setup_env.py ros-env
+
+clean:
+	rm -rf build log out
+
+clean-all: clean
+	rm -rf $(VENV) .ros-env install
