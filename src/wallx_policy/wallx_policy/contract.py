@@ -1,0 +1,199 @@
+"""The contract of a checkpoint: what it was trained to see and to say, in which units and times.
+
+LeRobot's units (degrees, ±100, percent) exist only here; everything else speaks radians.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import yaml
+from numpy.typing import ArrayLike, NDArray
+from so101_driver.errors import UserError
+from so101_driver.joints import JOINT_NAMES
+
+from wallx_policy.contract_checks import GraphDescription, differences, problems
+from wallx_policy.contract_files import from_mapping, to_mapping
+from wallx_policy.contract_sources import from_checkpoint
+from wallx_policy.contract_types import (
+    UNKNOWN_STATISTICS,
+    ActionKind,
+    ActionSpace,
+    Camera,
+    Channel,
+    PredictionMode,
+    Statistics,
+    Unit,
+    Weights,
+)
+
+if TYPE_CHECKING:
+    from so101_driver.calibration import Calibration
+
+__all__ = [
+    "ActionKind",
+    "ActionSpace",
+    "Camera",
+    "Channel",
+    "Contract",
+    "GraphDescription",
+    "PredictionMode",
+    "Statistics",
+    "Unit",
+    "Weights",
+]
+
+FILE_NAME = "contract.yaml"
+GRIPPER_LIMITS_RAD = (-0.174533, 1.74533)
+"""Gripper angles that 0 and 100 percent stand for (the URDF's limits)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contract:
+    """What a checkpoint was trained with.
+
+    Attributes:
+        embodiment: Robot, e.g. ``so101``.
+        action_space: Joints or end-effector poses.
+        cameras: Views in prompt order; empty for a backend without images.
+        state: Columns of the state.
+        action: Columns of the action.
+        period_s: Time between two actions of a chunk.
+        horizon: Actions in a chunk.
+        action_kind: Commanded goals or reached positions.
+        image_age_s: How old an image was when the data paired it with a state.
+        state_statistics: Of the state columns.
+        action_statistics: Of the action columns.
+        prediction_mode: Flow matching or FAST tokens.
+        instruction_template: With ``{instruction}`` where the user's words go.
+        weights: Trained, or random for demonstrations and tests.
+    """
+
+    embodiment: str
+    action_space: ActionSpace
+    cameras: tuple[Camera, ...]
+    state: tuple[Channel, ...]
+    action: tuple[Channel, ...]
+    period_s: float
+    horizon: int
+    action_kind: ActionKind
+    image_age_s: float = 0.0
+    state_statistics: Statistics = UNKNOWN_STATISTICS
+    action_statistics: Statistics = UNKNOWN_STATISTICS
+    prediction_mode: PredictionMode = PredictionMode.FLOW
+    instruction_template: str = "{instruction}"
+    weights: Weights = Weights.TRAINED
+
+    def __post_init__(self) -> None:
+        """Refuse what no checkpoint can mean."""
+        found = problems(self)
+        if found:
+            raise UserError("the contract is not usable: " + "; ".join(found))
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Contract:
+        """Read ``contract.yaml``, or build the contract from the checkpoint's own files.
+
+        Raises:
+            UserError: naming the file, and what is missing or wrong.
+        """
+        folder = Path(directory)
+        if not folder.is_dir():
+            raise UserError(f"checkpoint {folder} is not a folder: give the folder of a checkpoint")
+        path = folder / FILE_NAME
+        if not path.exists():
+            return cls(**from_checkpoint(folder))
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise UserError(f"{path} cannot be read as YAML: {error}") from error
+        try:
+            return cls(**from_mapping(content, cls))
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from error
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``contract.yaml`` into a folder and return its path."""
+        path = Path(directory) / FILE_NAME
+        text = yaml.safe_dump(to_mapping(self), sort_keys=False, allow_unicode=True)
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    @property
+    def hash(self) -> str:
+        """First 16 hexadecimal digits of the SHA-256 of the content, whatever the file's layout."""
+        text = json.dumps(to_mapping(self), sort_keys=True, ensure_ascii=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    def to_radians(
+        self, values: ArrayLike, calibration: Calibration | None = None
+    ) -> NDArray[np.float64]:
+        """Convert actions to radians.
+
+        Args:
+            values: [..., columns of the action] in data set units.
+            calibration: Of the arm; needed for ±100 channels only.
+
+        Returns:
+            [..., 6] in the order of ``JOINT_NAMES``.
+        """
+        data = np.asarray(values, dtype=np.float64)
+        out = np.empty((*data.shape[:-1], len(JOINT_NAMES)))
+        for column, channel in enumerate(self._joints(self.action, data.shape[-1])):
+            value = channel.sign * (data[..., column] - channel.offset)
+            zero, scale = _line(channel, calibration)
+            out[..., JOINT_NAMES.index(channel.name)] = zero + scale * value
+        return out
+
+    def from_radians(
+        self, positions_rad: ArrayLike, calibration: Calibration | None = None
+    ) -> NDArray[np.float64]:
+        """Convert joint positions [..., 6] in the order of ``JOINT_NAMES`` to state columns."""
+        joints = np.asarray(positions_rad, dtype=np.float64)
+        columns = []
+        for channel in self._joints(self.state, len(self.state)):
+            zero, scale = _line(channel, calibration)
+            value = (joints[..., JOINT_NAMES.index(channel.name)] - zero) / scale
+            columns.append(channel.sign * value + channel.offset)
+        return np.stack(columns, axis=-1)
+
+    def differences(self, graph: GraphDescription) -> tuple[str, ...]:
+        """Return one sentence for each way in which a running graph does not fit."""
+        return differences(self, graph)
+
+    def _joints(self, channels: Sequence[Channel], columns: int) -> Sequence[Channel]:
+        if self.action_space is not ActionSpace.JOINT:
+            raise UserError(
+                "this checkpoint speaks end-effector poses, not joint angles: fine-tune it in "
+                "joint space to drive this arm"
+            )
+        if columns != len(channels):
+            raise ValueError(f"{columns} columns given, the contract has {len(channels)}")
+        return channels
+
+
+def _line(channel: Channel, calibration: Calibration | None) -> tuple[float, float]:
+    """Return (zero, scale) of ``rad = zero + scale · value``."""
+    if channel.unit is Unit.RAD:
+        return 0.0, 1.0
+    if channel.unit is Unit.DEG:
+        return 0.0, math.pi / 180.0
+    if channel.unit is Unit.PERCENT:
+        low, high = GRIPPER_LIMITS_RAD
+        return low, (high - low) / 100.0
+    if calibration is None:
+        raise UserError(
+            f"{channel.name} is in ±100 of the calibrated range: a calibration file is needed "
+            "to convert it"
+        )
+    joint = calibration.joints[channel.name]
+    # ±100 are the ends of the range, whose middle is zero; one turn is 4095 ticks in LeRobot.
+    half_travel_rad = (joint.range_max - joint.range_min) * math.pi / 4095.0
+    return 0.0, (-half_travel_rad if joint.drive_mode else half_travel_rad) / 100.0

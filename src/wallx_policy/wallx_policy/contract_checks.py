@@ -1,0 +1,225 @@
+"""Compares contracts with themselves, with their statistics and with a running graph."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from so101_driver.joints import JOINT_NAMES
+
+from wallx_policy.contract_types import ActionSpace, Camera, Channel, Statistics, Unit
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+    from so101_driver.calibration import Calibration
+
+    from wallx_policy.contract import Contract
+
+_RAD_MAXIMUM = 3.3
+"""Largest angle of an arm joint in radians: half a turn and some slack."""
+_RANGE_MAXIMUM = 100.5
+"""Largest value of a ±100 or percent channel; the conversion clips at 100."""
+_SLACK_RAD = 0.35
+"""How far outside the trained range a joint may start: 20°, wider than poses differ by chance."""
+
+
+@dataclass(frozen=True, slots=True)
+class GraphDescription:
+    """What was heard on the graph while configuring.
+
+    Attributes:
+        cameras: (width, height) of an image by view; a view that sent nothing is absent.
+        joint_names: Of ``joint_states``, in the order of the message; empty if none came.
+        state_rad: Measured positions in the order of ``joint_names``; empty if none came.
+        calibration: Of the arm; needed to judge ±100 channels only.
+    """
+
+    cameras: Mapping[str, tuple[int, int]]
+    joint_names: tuple[str, ...]
+    state_rad: tuple[float, ...]
+    calibration: Calibration | None = None
+
+
+def problems(contract: Contract) -> list[str]:
+    """Return what is wrong with a contract in itself."""
+    found = []
+    if not (math.isfinite(contract.period_s) and contract.period_s > 0):
+        found.append(f"period_s must be positive, not {contract.period_s}")
+    if contract.horizon < 1:
+        found.append(f"horizon must be at least 1, not {contract.horizon}")
+    if not (math.isfinite(contract.image_age_s) and contract.image_age_s >= 0):
+        found.append(f"image_age_s must be 0 or more, not {contract.image_age_s}")
+    if "{instruction}" not in contract.instruction_template:
+        found.append("instruction_template must contain {instruction}")
+    found += _camera_problems(contract.cameras)
+    for key in ("state", "action"):
+        channels = getattr(contract, key)
+        found += _statistics_problems(getattr(contract, f"{key}_statistics"), len(channels), key)
+        found += _channel_problems(channels, key)
+        if contract.action_space is ActionSpace.JOINT:
+            found += _joint_problems(channels, key)
+    return found
+
+
+def possible_units(statistics: Statistics, channels: Sequence[Channel]) -> frozenset[Unit] | None:
+    """Return the units that the arm joints' statistics can be in; None without statistics.
+
+    Judged over all arm joints together, as recordings use one unit for all of them. Signs and
+    offsets of the channels are undone first. An empty set means that nothing fits.
+    """
+    extent = statistics.extent()
+    arm = [i for i, channel in enumerate(channels) if channel.name != "gripper"]
+    if extent is None or not arm:
+        return None
+    largest = 0.0
+    for i in arm:
+        bounds = np.array([extent[0][i], extent[1][i]]) - channels[i].offset
+        largest = max(largest, float(np.abs(bounds).max()))
+    if largest <= _RAD_MAXIMUM:
+        # All joints within 3.3 degrees of zero, or 3.3 percent of mid-range, is no recording.
+        return frozenset({Unit.RAD})
+    if largest <= _RANGE_MAXIMUM:
+        return frozenset({Unit.DEG, Unit.RANGE_100})
+    if largest <= 185.0:
+        return frozenset({Unit.DEG})
+    return frozenset()
+
+
+def differences(contract: Contract, graph: GraphDescription) -> tuple[str, ...]:
+    """Return one sentence for every way in which a graph does not fit; empty if it does."""
+    if contract.action_space is not ActionSpace.JOINT:
+        return (
+            "the checkpoint predicts end-effector poses, which this arm's joint commands cannot "
+            "carry: use a checkpoint fine-tuned in joint space",
+        )
+    return (
+        *_camera_differences(contract, graph),
+        *_unit_differences(contract),
+        *_state_differences(contract, graph),
+    )
+
+
+def _camera_problems(cameras: Sequence[Camera]) -> list[str]:
+    found = [
+        f"camera {camera.view!r} must have a name and a size, not {camera.width}x{camera.height}"
+        for camera in cameras
+        if not camera.view or camera.width < 1 or camera.height < 1
+    ]
+    views = [camera.view for camera in cameras]
+    found += [f"camera {view} stands twice" for view in sorted(set(views)) if views.count(view) > 1]
+    return found
+
+
+def _channel_problems(channels: Sequence[Channel], key: str) -> list[str]:
+    found = [] if channels else [f"{key} has no columns"]
+    for channel in channels:
+        if channel.sign not in (1, -1):
+            found.append(f"sign of {key} {channel.name} must be 1 or -1, not {channel.sign}")
+        if not math.isfinite(channel.offset):
+            found.append(f"offset of {key} {channel.name} must be finite")
+        if channel.unit is Unit.PERCENT and channel.name != "gripper":
+            found.append(f"{key} {channel.name} cannot be in percent: only the gripper is")
+    return found
+
+
+def _joint_problems(channels: Sequence[Channel], key: str) -> list[str]:
+    names = [channel.name for channel in channels]
+    found = [f"{key} {name} is no joint of the arm" for name in names if name not in JOINT_NAMES]
+    found += [f"{key} {name} stands twice" for name in sorted(set(names)) if names.count(name) > 1]
+    if key == "action":
+        found += [f"action lacks joint {name}" for name in JOINT_NAMES if name not in names]
+    return found
+
+
+def _statistics_problems(statistics: Statistics, columns: int, key: str) -> list[str]:
+    found = []
+    for name in ("mean", "std", "min", "max", "q01", "q99"):
+        numbers = getattr(statistics, name)
+        if numbers is None:
+            continue
+        if len(numbers) != columns:
+            found.append(f"{key} has {columns} columns but {len(numbers)} values of {name}")
+        if not all(math.isfinite(number) for number in numbers):
+            found.append(f"{name} of {key} is not finite")
+    return found
+
+
+def _camera_differences(contract: Contract, graph: GraphDescription) -> list[str]:
+    found = []
+    wrong: list[Camera] = []
+    for camera in contract.cameras:
+        size = graph.cameras.get(camera.view)
+        if size is None:
+            found.append(f"no image came on {camera.topic} for view {camera.view}: check the topic")
+        elif size != (camera.width, camera.height):
+            wrong.append(camera)
+            found.append(
+                f"camera {camera.view} sends {size[0]}x{size[1]}, the policy was trained on "
+                f"{camera.width}x{camera.height}"
+            )
+    swapped = [
+        (a.view, b.view)
+        for i, a in enumerate(wrong)
+        for b in wrong[i + 1 :]
+        if graph.cameras[a.view] == (b.width, b.height)
+        and graph.cameras[b.view] == (a.width, a.height)
+    ]
+    found += [f"cameras {a} and {b} look swapped: exchange their topics" for a, b in swapped]
+    return found
+
+
+def _unit_differences(contract: Contract) -> list[str]:
+    found = []
+    for key in ("state", "action"):
+        channels = getattr(contract, key)
+        fitting = possible_units(getattr(contract, f"{key}_statistics"), channels)
+        if fitting is None:
+            continue
+        declared = {channel.unit for channel in channels if channel.name != "gripper"}
+        if not declared <= fitting:
+            said = " and ".join(sorted(unit.value for unit in declared))
+            fit = " or ".join(sorted(unit.value for unit in fitting)) or "no unit we know"
+            found.append(f"the contract gives the {key} in {said}, its statistics fit {fit}")
+    return found
+
+
+def _state_differences(contract: Contract, graph: GraphDescription) -> list[str]:
+    if not graph.joint_names:
+        return ["no joint_states came: start the driver, or check its topic"]
+    missing = [c.name for c in contract.state if c.name not in graph.joint_names]
+    if missing:
+        names = ", ".join(graph.joint_names)
+        return [f"joint_states lacks {', '.join(missing)}; it names {names}"]
+    if graph.joint_names != JOINT_NAMES:
+        return [
+            f"joint_states names {', '.join(graph.joint_names)}; this arm's order is "
+            f"{', '.join(JOINT_NAMES)}"
+        ]
+    return _outside(contract, graph.state_rad, graph.calibration)
+
+
+def _outside(
+    contract: Contract, state_rad: ArrayLike, calibration: Calibration | None
+) -> list[str]:
+    """Say which joints stand where the training data never was."""
+    extent = contract.state_statistics.extent()
+    if extent is None:
+        return []
+    if calibration is None and any(channel.unit is Unit.RANGE_100 for channel in contract.state):
+        return ["the state is in ±100 of the calibrated range: give the arm's calibration file"]
+    value = contract.from_radians(state_rad, calibration)
+    step = contract.from_radians(np.asarray(state_rad) + _SLACK_RAD, calibration)
+    slack = np.abs(step - value)
+    found = []
+    for i, channel in enumerate(contract.state):
+        low, high = extent[0][i], extent[1][i]
+        # Written so that NaN, a joint without a fresh reading, is a difference too.
+        if not low - slack[i] <= value[i] <= high + slack[i]:
+            found.append(
+                f"{channel.name} stands at {value[i]:.4g} {channel.unit.value}, the training data "
+                f"lies in {low:.4g} to {high:.4g}: wrong unit, zero or sign, or an unusual pose"
+            )
+    return found

@@ -1,0 +1,143 @@
+"""Reads the JSON and statistics files of LeRobot policy folders; needs no torch."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
+from so101_driver.errors import UserError
+
+STATE_FEATURE = "observation.state"
+ACTION_FEATURE = "action"
+IMAGE_PREFIX = "observation.images."
+_PRE_STEPS = (
+    "rename_observations_processor",
+    "to_batch_processor",
+    "wall_x_task_processor",
+    "normalizer_processor",
+    "device_processor",
+)
+_POST_STEPS = ("unnormalizer_processor", "device_processor")
+
+
+class NormMode(Enum):
+    """How a feature was normalised."""
+
+    IDENTITY = "IDENTITY"
+    MEAN_STD = "MEAN_STD"
+    MIN_MAX = "MIN_MAX"
+    QUANTILES = "QUANTILES"
+
+
+_NEEDED = {
+    NormMode.IDENTITY: (),
+    NormMode.MEAN_STD: ("mean", "std"),
+    NormMode.MIN_MAX: ("min", "max"),
+    NormMode.QUANTILES: ("q01", "q99"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class FeatureNorm:
+    """Normalisation of one feature.
+
+    Attributes:
+        mode: Formula.
+        statistics: By name (``mean``, ``q01`` ...), each [columns], in data set units.
+        eps: Added to a standard deviation; replaces a range of zero.
+    """
+
+    mode: NormMode
+    statistics: dict[str, NDArray[np.float32]]
+    eps: float
+
+
+@dataclass(frozen=True, slots=True)
+class Processors:
+    """What LeRobot's processor files of a ``wall_x`` policy say.
+
+    Attributes:
+        state: Normalisation of the state.
+        action: Inverse normalisation of the action.
+        rename: New name by old name of an observation.
+    """
+
+    state: FeatureNorm
+    action: FeatureNorm
+    rename: dict[str, str]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; UserError if there is none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing: copy the whole checkpoint folder") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise UserError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} must hold a JSON object")
+    return content
+
+
+def read_processors(folder: Path) -> Processors:
+    """Read the pre- and post-processor of a ``wall_x`` policy folder.
+
+    Raises:
+        UserError: for a missing file, a step that we do not know, or missing statistics; LeRobot
+            itself lets a feature without statistics through unchanged.
+    """
+    pre = _steps(folder / "policy_preprocessor.json", _PRE_STEPS)
+    post = _steps(folder / "policy_postprocessor.json", _POST_STEPS)
+    rename = pre.get("rename_observations_processor", {}).get("config", {}).get("rename_map", {})
+    return Processors(
+        state=_norm(folder, pre, "normalizer_processor", STATE_FEATURE, "STATE"),
+        action=_norm(folder, post, "unnormalizer_processor", ACTION_FEATURE, "ACTION"),
+        rename=dict(rename),
+    )
+
+
+def _steps(path: Path, known: tuple[str, ...]) -> dict[str, Any]:
+    steps = {}
+    for step in read_json(path).get("steps", []):
+        name = step.get("registry_name", "")
+        if name not in known:
+            raise UserError(f"{path}: processor step {name!r} is not implemented")
+        steps[name] = step
+    return steps
+
+
+def _norm(
+    folder: Path, steps: dict[str, Any], step_name: str, feature: str, kind: str
+) -> FeatureNorm:
+    step = steps.get(step_name)
+    if step is None:
+        raise UserError(f"{folder}: its processors lack the step {step_name}")
+    config = step.get("config", {})
+    text = config.get("norm_map", {}).get(kind, "IDENTITY")
+    try:
+        mode = NormMode(text)
+    except ValueError:
+        raise UserError(f"{folder}: normalisation {text!r} of {feature} is unknown") from None
+    statistics = {}
+    if "state_file" in step:
+        path = folder / step["state_file"]
+        try:
+            tensors = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{path} cannot be read: {error}") from error
+        prefix = feature + "."
+        statistics = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
+    for name in _NEEDED[mode]:
+        if name not in statistics:
+            raise UserError(f"{folder}: {feature} is {mode.value} but its {name} is missing")
+        if not np.isfinite(statistics[name]).all():
+            raise UserError(f"{folder}: {name} of {feature} is not finite")
+    return FeatureNorm(mode, statistics, float(config.get("eps", 1e-8)))
