@@ -1,7 +1,7 @@
 """What a recorded run proves: measurements, report, table and video, all made from bags alone.
 
-No claim of a node enters: rates, delays and limits are computed from recorded messages and their stamps.
-The functions import what they need when called, so that ``import wallx_policy.evidence`` stays cheap.
+No claim of a node enters: rates, delays and limits are computed from recorded messages and their
+stamps. The functions import what they need when called, so that importing this package stays cheap.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ActFiles:
         bag_dir: The rosbag2 folder that the recorder wrote.
         limits_file: Safety limits that were in force; None leaves the limit checks out.
         limits_profile: Profile within that file.
-        has_task: Whether the act is meant to put the cube into the tray (bars on lift and tray apply).
+        has_task: Whether the act is meant to put the cube into the tray, so that it has to.
         note: One sentence shown beside the act, e.g. that its weights are random.
     """
 
