@@ -102,12 +102,14 @@ class BackendSettings:
         checkpoint: Folder of a trained policy; empty for scripted backends.
         device: As torch names it, e.g. ``cpu`` or ``cuda:0``.
         dtype: ``float32`` or ``bfloat16``.
+        calibration: LeRobot calibration JSON of the arm; needed for contracts in ±100 only.
         options: Further parameters of the policy node by name, e.g. ``expert_keep_gripper_open``.
     """
 
     checkpoint: str = ""
     device: str = "cpu"
     dtype: str = "float32"
+    calibration: str = ""
     options: Mapping[str, ParameterValue] = field(default_factory=dict)
 
 
