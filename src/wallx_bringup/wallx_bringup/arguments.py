@@ -1,0 +1,324 @@
+"""The launch arguments: one table for ``ros2 launch``, ``wallx up`` and the documentation."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from so101_driver.errors import UserError
+from so101_driver.joints import data_path
+
+Value = bool | float | str
+
+_TRUE = ("true", "1", "yes", "on")
+_FALSE = ("false", "0", "no", "off")
+_TOPIC = re.compile(r"^/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")
+EMPTY = "''"
+"""How an empty text is written where ``name:=`` is not allowed (`ros2 launch`)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One launch argument.
+
+    Attributes:
+        name: As in ``name:=value``.
+        sim: Default with the simulated arm; its type is the argument's type.
+        real: Default with a real arm.
+        description: One sentence for a user.
+        choices: Legal values of a text, empty for any.
+        minimum: Smallest legal number.
+        maximum: Largest legal number.
+        is_topic: Whether the text must be a topic name or a namespace (or empty).
+        is_path: Whether the text is a path; it is made absolute and ``~`` is expanded.
+    """
+
+    name: str
+    sim: Value
+    real: Value
+    description: str
+    choices: tuple[str, ...] = ()
+    minimum: float = -math.inf
+    maximum: float = math.inf
+    is_topic: bool = False
+    is_path: bool = False
+
+    @property
+    def help(self) -> str:
+        """The description, with the default of a real arm where it differs."""
+        if self.sim == self.real:
+            return self.description
+        return f"{self.description} With sim:=false the default is {as_text(self.real) or EMPTY}."
+
+    def parse(self, text: str) -> Value:
+        """Return the typed value of what a user wrote; text stays text whatever it looks like.
+
+        Raises:
+            UserError: The text is no value of this argument.
+        """
+        if isinstance(self.sim, bool):
+            if text.lower() in _TRUE + _FALSE:
+                return text.lower() in _TRUE
+            raise UserError(f"argument '{self.name}' must be true or false, not '{text}'.")
+        if isinstance(self.sim, float):
+            return self._number(text)
+        if text == EMPTY:
+            text = ""
+        if self.choices and text not in self.choices:
+            raise UserError(
+                f"argument '{self.name}' must be one of {', '.join(self.choices)}, not '{text}'"
+                f"{_did_you_mean(text, self.choices)}."
+            )
+        if self.is_topic and text and not _TOPIC.match(text):
+            raise UserError(
+                f"argument '{self.name}' must be a ROS name such as arm_1/image_raw (letters, "
+                f"digits, _ and /), not '{text}'."
+            )
+        if self.is_path and text:
+            # The shell does not expand the ~ of `name:=~/file`.
+            text = str(Path(text).expanduser().absolute())
+        return text
+
+    def _number(self, text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not self.minimum <= number <= self.maximum:
+            raise UserError(
+                f"argument '{self.name}' must be a number from {self.minimum:g} to "
+                f"{self.maximum:g}, not '{text}'."
+            )
+        return number
+
+
+ARGUMENTS: tuple[Argument, ...] = (
+    Argument("sim", True, True, "Simulate the arm and its cameras instead of opening a port."),
+    Argument(
+        "port",
+        "",
+        "/dev/ttyACM0",
+        "Serial port of the servo bus; with the simulator its pseudo-terminal is used.",
+    ),
+    Argument(
+        "calibration",
+        "",
+        "",
+        "LeRobot calibration file (JSON) of the arm; empty takes the simulated arm's own.",
+        is_path=True,
+    ),
+    Argument(
+        "checkpoint",
+        "",
+        "",
+        "Folder of the trained policy, for the backends that load one.",
+        is_path=True,
+    ),
+    Argument("device", "cpu", "cpu", "Where the policy runs, as torch names it, e.g. cuda:0."),
+    Argument(
+        "backend",
+        "expert",
+        "wall_oss",
+        "Policy backend: wall_oss, expert, hold, sine, or one that another package brings.",
+    ),
+    Argument(
+        "mode",
+        "full",
+        "shadow",
+        "How commands reach the arm: shadow moves nothing, scaled moves slowly, full follows.",
+        choices=("shadow", "scaled", "full"),
+    ),
+    Argument(
+        "scale",
+        0.1,
+        0.1,
+        "Share of the requested speed in mode scaled.",
+        minimum=0.01,
+        maximum=1.0,
+    ),
+    Argument(
+        "arm",
+        "auto",
+        "manual",
+        "auto arms as soon as everything is ready (simulator only), manual waits for safety/arm.",
+        choices=("auto", "manual"),
+    ),
+    Argument(
+        "instruction",
+        "put the red cube into the tray",
+        "",
+        "What the arm shall do, in plain words; it can be changed on the topic 'instruction'.",
+    ),
+    Argument(
+        "record",
+        "",
+        "",
+        "Folder that receives an MCAP bag of the run; empty: no bag.",
+        is_path=True,
+    ),
+    Argument("rviz", False, False, "Start rviz2 with the suite's view."),
+    Argument("namespace", "", "", "Namespace of every node and topic, one per arm.", is_topic=True),
+    Argument(
+        "estop_topic",
+        "estop",
+        "estop",
+        "Topic of the emergency stop; an absolute name is one button for several arms.",
+        is_topic=True,
+    ),
+    Argument(
+        "use_sim_time",
+        False,
+        False,
+        "Take ROS time from /clock; the simulator publishes none and a real port refuses it.",
+    ),
+    Argument(
+        "face_topic",
+        "camera/face_view/image_raw",
+        "camera/face_view/image_raw",
+        "Image topic of the camera that faces the arm.",
+        is_topic=True,
+    ),
+    Argument(
+        "wrist_topic",
+        "camera/wrist_view/image_raw",
+        "camera/wrist_view/image_raw",
+        "Image topic of the camera on the wrist.",
+        is_topic=True,
+    ),
+    Argument(
+        "on_exit",
+        "hold",
+        "hold",
+        "What the driver does when it ends: hold the arm, or ramp_down its torque slowly.",
+        choices=("hold", "ramp_down"),
+    ),
+    Argument(
+        "limits_file",
+        "",
+        "",
+        "Safety limits (YAML); empty takes the so101_limits.yaml that ships with so101_driver.",
+        is_path=True,
+    ),
+    Argument("limits_profile", "demo", "cautious", "Profile within the limits file."),
+    Argument(
+        "params_file",
+        "",
+        "",
+        "Your parameter file (start from config/so101.yaml); arguments of this table win over it.",
+        is_path=True,
+    ),
+)
+"""Every launch argument, in the order of the documentation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """Typed values of all launch arguments; `ARGUMENTS` says what each means."""
+
+    sim: bool
+    port: str
+    calibration: str
+    checkpoint: str
+    device: str
+    backend: str
+    mode: str
+    scale: float
+    arm: str
+    instruction: str
+    record: str
+    rviz: bool
+    namespace: str
+    estop_topic: str
+    use_sim_time: bool
+    face_topic: str
+    wrist_topic: str
+    on_exit: str
+    limits_file: str
+    limits_profile: str
+    params_file: str
+    given: frozenset[str] = field(default=frozenset(), compare=False)
+    """Names that the user gave; the others have their defaults."""
+
+
+def resolve(given: Mapping[str, str]) -> Arguments:
+    """Return the value of every argument from those that a user gave.
+
+    Raises:
+        UserError: An unknown name, an illegal value, or values that do not go together.
+    """
+    known = {argument.name: argument for argument in ARGUMENTS}
+    for name in given:
+        if name not in known:
+            raise UserError(
+                f"there is no argument '{name}'{_did_you_mean(name, known)}; "
+                f"the arguments are: {', '.join(known)}."
+            )
+    values: dict[str, Value] = {name: known[name].parse(text) for name, text in given.items()}
+    sim = bool(values.get("sim", known["sim"].sim))
+    for argument in ARGUMENTS:
+        values.setdefault(argument.name, argument.sim if sim else argument.real)
+    arguments = Arguments(**values, given=frozenset(given))  # type: ignore[arg-type]
+    _check(arguments)
+    return replace(
+        arguments,
+        calibration=arguments.calibration or str(data_path("sim_calibration.json")),
+        limits_file=arguments.limits_file or str(data_path("so101_limits.yaml")),
+    )
+
+
+def _check(a: Arguments) -> None:
+    if not a.sim and a.arm == "auto":
+        raise UserError(
+            "argument 'arm' cannot be auto with sim:=false: start with arm:=manual and call "
+            "safety/arm when everybody is clear of the arm."
+        )
+    if not a.sim and a.use_sim_time:
+        raise UserError(
+            "argument 'use_sim_time' cannot be true with sim:=false: a real arm runs on the clock "
+            "of the machine; leave it out."
+        )
+    if a.sim and a.port:
+        raise UserError(
+            f"argument 'port' is '{a.port}' but the arm is simulated: add sim:=false to open it."
+        )
+    if not a.sim and not a.calibration:
+        raise UserError(
+            "argument 'calibration' is missing: give the arm's LeRobot calibration file, e.g. "
+            "calibration:=~/.cache/huggingface/lerobot/calibration/robots/so_follower/my_arm.json"
+        )
+    if not a.estop_topic:
+        raise UserError("argument 'estop_topic' is empty: give a topic name, e.g. estop.")
+    for name in ("face_topic", "wrist_topic"):
+        if not getattr(a, name):
+            raise UserError(f"argument '{name}' is empty: give the camera's image topic.")
+
+
+def parse_words(words: Iterable[str]) -> dict[str, str]:
+    """Split ``name:=value`` words as a command line has them; the last of a name wins.
+
+    Raises:
+        UserError: A word is not of that form.
+    """
+    given: dict[str, str] = {}
+    for word in words:
+        name, separator, value = word.partition(":=")
+        if not separator or not name:
+            raise UserError(f"'{word}' is not of the form name:=value, e.g. mode:=shadow.")
+        given[name] = value
+    return given
+
+
+def as_text(value: Value) -> str:
+    """Return a value as a user would write it."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else value
+
+
+def _did_you_mean(word: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean '{matches[0]}'?)" if matches else ""

@@ -1,0 +1,245 @@
+"""The graph as plain data: which nodes run, with which parameters, names and environment.
+
+Both runners start from `build_graph`: `launch/so101.launch.py` and the ``wallx`` command.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from so101_driver.errors import UserError
+
+from wallx_bringup.arguments import Arguments, Value
+from wallx_bringup.processes import OnDeath
+
+POLICY_NICE = 5
+"""Inference must not take the processor from the 100 Hz loops."""
+
+_BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+_BIG_IMAGES_SHM_BYTES = 64 * 2**20
+_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+_CAMERA_ARGUMENTS = (("face_view", "face_topic"), ("wrist_view", "wrist_topic"))
+
+
+@dataclass(frozen=True, slots=True)
+class NodeProcess:
+    """One node, which is one process.
+
+    Attributes:
+        package: ROS package of the executable.
+        executable: As in ``ros2 run <package> <executable>``.
+        name: Node name.
+        namespace: Starts with a slash; "/" for none.
+        parameters: Names and values; the Python type is the parameter's type.
+        parameter_files: YAML files, read before ``parameters``.
+        remappings: Pairs (name in the node, name in the graph).
+        environment: Variables added to the runner's own.
+        nice: Added to the process's niceness.
+        on_death: What its death means for the others.
+        arguments: Further command-line arguments, for programs that are no nodes of ours.
+    """
+
+    package: str
+    executable: str
+    name: str
+    namespace: str
+    parameters: tuple[tuple[str, Value], ...] = ()
+    parameter_files: tuple[str, ...] = ()
+    remappings: tuple[tuple[str, str], ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+    nice: int = 0
+    on_death: OnDeath = OnDeath.HOLD
+    arguments: tuple[str, ...] = ()
+
+
+def build_graph(
+    a: Arguments,
+    run_dir: Path,
+    environment: Mapping[str, str],
+    share_dir: Path,
+    shm_free_bytes: int | None = None,
+) -> tuple[NodeProcess, ...]:
+    """Return the nodes that these arguments ask for, in the order in which they start.
+
+    Args:
+        a: Values of all launch arguments.
+        run_dir: Folder of this run, for the link to the simulator's pseudo-terminal.
+        environment: Variables of the user; what they set is not overridden.
+        share_dir: Folder with ``config`` and ``rviz`` of this package.
+        shm_free_bytes: Room in /dev/shm; None asks the system.
+
+    Raises:
+        UserError: Something that the arguments name does not exist.
+    """
+    _check_files(a)
+    namespace = "/" + a.namespace.strip("/")
+    estop = (("estop", a.estop_topic),) if a.estop_topic != "estop" else ()
+    cameras = _camera_remappings(a)
+    port = str(run_dir / "arm") if a.sim else a.port
+    limits: tuple[tuple[str, Value], ...] = (
+        ("limits_file", a.limits_file),
+        ("limits_profile", a.limits_profile),
+    )
+
+    def node(
+        package: str,
+        executable: str,
+        name: str,
+        parameters: tuple[tuple[str, Value], ...],
+        remappings: tuple[tuple[str, str], ...] = (),
+        extra_environment: tuple[tuple[str, str], ...] = (),
+        nice: int = 0,
+        on_death: OnDeath = OnDeath.HOLD,
+    ) -> NodeProcess:
+        return NodeProcess(
+            package,
+            executable,
+            name,
+            namespace,
+            (("use_sim_time", a.use_sim_time), *parameters),
+            (a.params_file,) if a.params_file else (),
+            remappings,
+            (*_common_environment(environment), *extra_environment),
+            nice,
+            on_death,
+        )
+
+    nodes = []
+    if a.sim:
+        nodes.append(
+            node(
+                "so101_driver",
+                "sim_node",
+                "sim",
+                (("port_link", port), ("calibration", a.calibration)),
+                extra_environment=_image_environment(environment, share_dir, shm_free_bytes),
+                on_death=OnDeath.STOP,
+            )
+        )
+    nodes += [
+        node(
+            "so101_driver",
+            "driver_node",
+            "driver",
+            (("port", port), ("calibration", a.calibration), *limits, ("on_exit", a.on_exit)),
+            remappings=estop,
+            on_death=OnDeath.STOP,
+        ),
+        node(
+            "so101_driver",
+            "safety_node",
+            "safety",
+            (
+                *limits,
+                ("calibration", a.calibration),
+                ("mode", a.mode),
+                ("scale", a.scale),
+                ("arm", a.arm),
+            ),
+            remappings=estop,
+        ),
+        node(
+            "wallx_policy",
+            "policy_node",
+            "policy",
+            (
+                ("backend", a.backend),
+                ("checkpoint", a.checkpoint),
+                ("device", a.device),
+                ("calibration", a.calibration),
+                ("instruction", a.instruction),
+            ),
+            remappings=cameras,
+            nice=POLICY_NICE,
+        ),
+        node("wallx_policy", "trace_node", "trace", (), nice=POLICY_NICE),
+    ]
+    if a.record:
+        bag = Path(a.record)
+        nodes.append(
+            node(
+                "wallx_policy",
+                "recorder_node",
+                "recorder",
+                (
+                    ("directory", str(bag.parent)),
+                    ("bag_name", bag.name),
+                    ("task", a.instruction),
+                    ("estop_topic", a.estop_topic),
+                ),
+                remappings=cameras,
+            )
+        )
+    if a.rviz:
+        nodes.append(_rviz(namespace, share_dir, a.use_sim_time))
+    return tuple(nodes)
+
+
+def _check_files(a: Arguments) -> None:
+    for name in ("calibration", "checkpoint", "limits_file", "params_file"):
+        path = getattr(a, name)
+        if path and not os.access(path, os.R_OK):
+            raise UserError(
+                f"argument '{name}': {path} cannot be read; check that it exists and is readable."
+            )
+    if a.record and Path(a.record).exists():
+        raise UserError(
+            f"argument 'record': {a.record} exists already; name a new folder, bags are never "
+            "overwritten."
+        )
+
+
+def _camera_remappings(a: Arguments) -> tuple[tuple[str, str], ...]:
+    remappings = []
+    for view, argument in _CAMERA_ARGUMENTS:
+        topic, default = getattr(a, argument), f"camera/{view}/image_raw"
+        if topic != default:
+            # A remapping covers one name only, not the names below it.
+            remappings += [(default, topic), (f"{default}/compressed", f"{topic}/compressed")]
+    return tuple(remappings)
+
+
+def _common_environment(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    wanted = {"PYTHONUNBUFFERED": "1", **dict.fromkeys(_BLAS_THREADS, "1")}
+    return tuple((name, value) for name, value in wanted.items() if name not in environment)
+
+
+def _image_environment(
+    environment: Mapping[str, str], share_dir: Path, shm_free_bytes: int | None
+) -> tuple[tuple[str, str], ...]:
+    """Give publishers of raw images a shared-memory segment in which a whole image fits.
+
+    With Fast DDS's default segment raw images of 640x480 are lost. Containers often have only
+    64 MB of /dev/shm; there, and where the user has a profile, nothing is changed.
+    """
+    if any(name in environment for name in _PROFILE_VARIABLES):
+        return ()
+    if shm_free_bytes is None:
+        try:
+            shm_free_bytes = shutil.disk_usage("/dev/shm").free
+        except OSError:
+            shm_free_bytes = 0
+    if shm_free_bytes <= _BIG_IMAGES_SHM_BYTES:
+        return ()
+    profile = str(share_dir / "config" / "fastdds_images.xml")
+    return tuple((name, profile) for name in _PROFILE_VARIABLES)
+
+
+def _rviz(namespace: str, share_dir: Path, use_sim_time: bool) -> NodeProcess:
+    if shutil.which("rviz2") is None:
+        raise UserError(
+            "argument 'rviz': there is no rviz2 on this machine (it cannot come from pip): install "
+            "ros-$ROS_DISTRO-rviz2 and source the ROS installation, or leave rviz:=true out."
+        )
+    return NodeProcess(
+        "rviz2",
+        "rviz2",
+        "rviz",
+        namespace,
+        (("use_sim_time", use_sim_time),),
+        arguments=("-d", str(share_dir / "rviz" / "so101.rviz")),
+    )

@@ -1,0 +1,131 @@
+"""What the docs use of the ros2 command, for machines where ROS 2 came from pip."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from typing import Any
+
+import rclpy
+from rclpy.executors import ExternalShutdownException
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from so101_driver.errors import UserError
+
+import wallx_msgs.msg
+from wallx_bringup.message_text import fill_request, message_text
+
+DISCOVERY_S = 5.0
+"""Discovery takes 0.1 s or 2.5 s, at random."""
+
+
+@contextlib.contextmanager
+def tool_node(namespace: str) -> Iterator[Node]:
+    """A short-lived node in the graph's namespace."""
+    rclpy.init(args=[])
+    node = rclpy.create_node("wallx_tool", namespace=namespace, start_parameter_services=False)
+    try:
+        yield node
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    finally:
+        node.destroy_node()
+        rclpy.try_shutdown()
+
+
+def list_topics(node: Node) -> list[tuple[str, str, int, int]]:
+    """Return name, type, publishers and subscribers of each topic, once discovery has settled."""
+    known: list[tuple[str, str, int, int]] = []
+    start_s = changed_s = time.monotonic()
+    while time.monotonic() - start_s < DISCOVERY_S:
+        rclpy.spin_once(node, timeout_sec=0.1)
+        now = [
+            (name, ", ".join(types), node.count_publishers(name), node.count_subscribers(name))
+            for name, types in sorted(node.get_topic_names_and_types())
+        ]
+        if now != known:
+            known, changed_s = now, time.monotonic()
+        others = any(not row[0].startswith(("/rosout", "/parameter_events")) for row in known)
+        if others and time.monotonic() - changed_s > 1.0:
+            break
+    return known
+
+
+def echo(node: Node, topic: str, count: int | None, show: Callable[[str], None]) -> int:
+    """Show messages of a topic as YAML until ``count`` have come; returns how many came.
+
+    Raises:
+        UserError: Nobody publishes the topic.
+    """
+    name = node.resolve_topic_name(topic)
+    publishers = _wait_for(node, lambda: node.get_publishers_info_by_topic(name))
+    if not publishers:
+        raise UserError(
+            f"nobody publishes {name}: `wallx topics` lists the topics, `wallx graphs` the graphs."
+        )
+    profiles = [publisher.qos_profile for publisher in publishers]
+    # Request no more than every publisher offers.
+    best_effort = any(p.reliability == ReliabilityPolicy.BEST_EFFORT for p in profiles)
+    latched = all(p.durability == DurabilityPolicy.TRANSIENT_LOCAL for p in profiles)
+    qos = QoSProfile(
+        depth=10,
+        reliability=ReliabilityPolicy.BEST_EFFORT if best_effort else ReliabilityPolicy.RELIABLE,
+        durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+    )
+    received = 0
+
+    def on_message(message: Any) -> None:
+        nonlocal received
+        if count is None or received < count:
+            received += 1
+            show(message_text(message))
+
+    node.create_subscription(_load_type(publishers[0].topic_type), name, on_message, qos)
+    while count is None or received < count:
+        rclpy.spin_once(node, timeout_sec=0.5)
+    return received
+
+
+def call(node: Node, service: str, given: Mapping[str, str], timeout_s: float) -> tuple[bool, str]:
+    """Call a service; returns whether it succeeded and its response as text.
+
+    Raises:
+        UserError: The service does not exist, a field does not fit, or no answer comes.
+    """
+    name = node.resolve_service_name(service)
+    types = _wait_for(node, lambda: dict(node.get_service_names_and_types()).get(name))
+    if not types:
+        raise UserError(
+            f"there is no service {name}: check its name, and with `wallx graphs` what is running."
+        )
+    service_type = _load_type(types[0])
+    client = node.create_client(service_type, name)
+    request = service_type.Request()
+    fill_request(request, given, (wallx_msgs.msg.SafetyStatus,))
+    if not client.wait_for_service(timeout_sec=DISCOVERY_S):
+        raise UserError(f"service {name} is known but its node does not answer.")
+    future = client.call_async(request)
+    rclpy.spin_until_future_complete(node, future, timeout_sec=timeout_s)
+    if not future.done():
+        raise UserError(f"service {name} gave no answer within {timeout_s:g} s.")
+    response = future.result()
+    return bool(getattr(response, "success", True)), message_text(response)
+
+
+def _wait_for(node: Node, find: Callable[[], Any]) -> Any:
+    deadline_s = time.monotonic() + DISCOVERY_S
+    while not (found := find()) and time.monotonic() < deadline_s:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    return found
+
+
+def _load_type(name: str) -> Any:
+    package, kind, message = name.split("/")
+    try:
+        return getattr(import_module(f"{package}.{kind}"), message)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"type {name} is not installed here: build the package {package} and source it."
+        ) from error
