@@ -11,11 +11,11 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import yaml
 from numpy.typing import ArrayLike, NDArray
+from so101_driver.calibration import GRIPPER_CLOSED_RAD, GRIPPER_OPEN_RAD, Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES
 
@@ -34,9 +34,6 @@ from wallx_policy.contract_types import (
     Weights,
 )
 
-if TYPE_CHECKING:
-    from so101_driver.calibration import Calibration
-
 __all__ = [
     "ActionKind",
     "ActionSpace",
@@ -51,8 +48,6 @@ __all__ = [
 ]
 
 FILE_NAME = "contract.yaml"
-GRIPPER_LIMITS_RAD = (-0.174533, 1.74533)
-"""Gripper angles that 0 and 100 percent stand for (the URDF's limits)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,14 +181,13 @@ def _line(channel: Channel, calibration: Calibration | None) -> tuple[float, flo
     if channel.unit is Unit.DEG:
         return 0.0, math.pi / 180.0
     if channel.unit is Unit.PERCENT:
-        low, high = GRIPPER_LIMITS_RAD
-        return low, (high - low) / 100.0
+        return GRIPPER_CLOSED_RAD, (GRIPPER_OPEN_RAD - GRIPPER_CLOSED_RAD) / 100.0
     if calibration is None:
         raise UserError(
             f"{channel.name} is in ±100 of the calibrated range: a calibration file is needed "
             "to convert it"
         )
     joint = calibration.joints[channel.name]
-    # ±100 are the ends of the range, whose middle is zero; one turn is 4095 ticks in LeRobot.
-    half_travel_rad = (joint.range_max - joint.range_min) * math.pi / 4095.0
+    # ±100 are the ends of the range, whose middle is zero.
+    half_travel_rad = math.radians(joint.ticks_to_degrees(joint.range_max))
     return 0.0, (-half_travel_rad if joint.drive_mode else half_travel_rad) / 100.0

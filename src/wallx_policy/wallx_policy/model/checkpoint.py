@@ -1,0 +1,303 @@
+"""Reads ``model.safetensors`` of either layout, strictly: every tensor is expected and checked."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from so101_driver.errors import UserError
+from torch import Tensor
+
+from wallx_policy.model.config import Layout, ModelConfig
+from wallx_policy.model.vision import vision_shapes
+
+FILE_NAME = "model.safetensors"
+_NORMALIZER = re.compile(r"action_preprocessor\.normalizer_(action|propri)\.(min|delta)\.(.+)")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """One decoder layer as tokens of one type see it; both types share attention and norms.
+
+    Attributes:
+        input_norm: [H].
+        qkv: [(heads + 2 kv_heads) · head_dim, H].
+        qkv_bias: [(heads + 2 kv_heads) · head_dim].
+        out: [H, heads · head_dim].
+        post_norm: [H].
+        gate_up: [2 F, H].
+        down: [H, F].
+    """
+
+    input_norm: Tensor
+    qkv: Tensor
+    qkv_bias: Tensor
+    out: Tensor
+    post_norm: Tensor
+    gate_up: Tensor
+    down: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class HeadWeights:
+    """Action head, f32.
+
+    Attributes:
+        w1: [H, 2 columns], of the noisy action and its mask.
+        w2: [H, 2 H], of action embedding and time embedding.
+        w3: [H, H].
+        back: [columns, H].
+        propri: [H, 2 columns], of the state and its mask.
+    """
+
+    w1: Tensor
+    w2: Tensor
+    w3: Tensor
+    back: Tensor
+    propri: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ModelWeights:
+    """All tensors of a checkpoint.
+
+    Attributes:
+        embedding: [rows of the file, H].
+        layers: By layer, then by token type.
+        final_norm: [H].
+        head: Action head.
+        vision: State of the vision tower, keys without ``visual.``.
+        normalizers: ``(action|propri, min|delta)`` by name of the statistics.
+    """
+
+    embedding: Tensor
+    layers: tuple[tuple[ExpertWeights, ExpertWeights], ...]
+    final_norm: Tensor
+    head: HeadWeights
+    vision: dict[str, Tensor]
+    normalizers: dict[str, dict[tuple[str, str], Tensor]]
+
+    @property
+    def columns(self) -> int:
+        """Action columns, used or not."""
+        return self.head.back.shape[0]
+
+
+def read_weights(
+    folder: Path, layout: Layout, config: ModelConfig, device: str, dtype: torch.dtype
+) -> ModelWeights:
+    """Read a checkpoint's tensors.
+
+    With ``bfloat16`` the decoder's norms and the action head stay f32, as in the references.
+
+    Raises:
+        UserError: naming the file and every tensor that is missing, unexpected, of a wrong shape
+            or not finite.
+    """
+    path = folder / FILE_NAME
+    with _opened(folder, path) as file:
+        reader = _Reader(path, file, layout, config, device, dtype)
+        reader.check()
+        weights = reader.read()
+    if reader.not_finite:
+        raise UserError(f"{path} has tensors that are not finite: {', '.join(reader.not_finite)}")
+    return weights
+
+
+@contextmanager
+def _opened(folder: Path, path: Path) -> Iterator[safe_open]:
+    if not path.is_file():
+        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
+        hint = f"; {pickles[0]} is a pickle, which is never read: convert it" if pickles else ""
+        raise UserError(f"{path} is missing{hint}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{path} cannot be read, copy it again: {error}") from error
+
+
+@dataclass(slots=True)
+class _Reader:
+    path: Path
+    file: safe_open
+    layout: Layout
+    config: ModelConfig
+    device: str
+    dtype: torch.dtype
+    not_finite: list[str] = field(default_factory=list)
+    shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        prefix = self._prefix
+        for key in self.file.keys():  # noqa: SIM118 -- safe_open is no mapping
+            name = key.removeprefix(prefix) if key.startswith(prefix) else f"({key})"
+            self.shapes[name] = tuple(self.file.get_slice(key).get_shape())
+
+    @property
+    def _prefix(self) -> str:
+        return "model." if self.layout is Layout.LEROBOT else ""
+
+    @property
+    def _embedding(self) -> str:
+        """LeRobot's save functions keep the tied matrix under the other of its two names."""
+        names = ("model.embed_tokens.weight", "lm_head.weight")
+        if self.layout is Layout.LEROBOT and names[0] not in self.shapes:
+            return names[1]
+        return names[0]
+
+    def check(self) -> None:
+        """Compare all names and shapes with what the configuration asks for."""
+        expected = self._expected()
+        missing = [name for name in expected if name not in self.shapes]
+        shaped = [
+            f"{name} is {list(self.shapes[name])}, not {list(shape)}"
+            for name, shape in expected.items()
+            if name in self.shapes and self.shapes[name] != shape
+        ]
+        unexpected = [
+            name for name in self.shapes if name not in expected and not self._may_be_extra(name)
+        ]
+        parts = [
+            f"{title}: {', '.join(names)}"
+            for title, names in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("of a wrong shape", shaped),
+            )
+            if names
+        ]
+        if parts:
+            raise UserError(f"{self.path} does not match its configuration; {'; '.join(parts)}")
+
+    def _may_be_extra(self, name: str) -> bool:
+        if name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq"):
+            return True
+        return self.layout is Layout.ORIGINAL and _NORMALIZER.fullmatch(name) is not None
+
+    def _expected(self) -> dict[str, tuple[int, ...]]:
+        """Return shapes by name, fused where the file has the fused name."""
+        c = self.config
+        hidden, q, kv = c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim
+        # Rows and columns are the file's own; everything else must agree with them.
+        rows = self.shapes.get(self._embedding, (0,))[0]
+        columns = self.shapes.get("action_preprocessor.action_proj_back.weight", (0,))[0]
+        head = "action_preprocessor."
+        shapes: dict[str, tuple[int, ...]] = {
+            self._embedding: (rows, hidden),
+            "model.norm.weight": (hidden,),
+            f"{head}w1.weight": (hidden, 2 * columns),
+            f"{head}w2.weight": (hidden, 2 * hidden),
+            f"{head}w3.weight": (hidden, hidden),
+            f"{head}action_proj_back.weight": (columns, hidden),
+            f"{head}propri_proj.weight": (hidden, 2 * columns),
+        }
+        for n in range(c.layers):
+            layer = f"model.layers.{n}."
+            attention = f"{layer}self_attn."
+            shapes[f"{layer}input_layernorm.weight"] = (hidden,)
+            shapes[f"{layer}post_attention_layernorm.weight"] = (hidden,)
+            for kind, tail in (("weight", (hidden,)), ("bias", ())):
+                parts = {f"{attention}{x}_proj.{kind}": (kv, *tail) for x in "kv"}
+                parts = {f"{attention}q_proj.{kind}": (q, *tail), **parts}
+                shapes |= self._fused(f"{attention}qkv_proj.{kind}", parts)
+            shapes[f"{attention}o_proj.weight"] = (hidden, q)
+            for e, inner in enumerate(c.expert_sizes):
+                expert = f"{layer}moe.experts.{e}."
+                parts = {f"{expert}{x}_proj.weight": (inner, hidden) for x in ("gate", "up")}
+                shapes |= self._fused(f"{expert}gate_up_proj.weight", parts)
+                shapes[f"{expert}down_proj.weight"] = (hidden, inner)
+        for name, shape in vision_shapes(c.vision).items():
+            fused = re.sub(r"\.(gate|up)_proj\.", ".gate_up_proj.", f"visual.{name}")
+            if fused != f"visual.{name}" and fused in self.shapes:
+                shapes[fused] = (2 * shape[0], *shape[1:])
+            else:
+                shapes[f"visual.{name}"] = shape
+        return shapes
+
+    def _fused(
+        self, name: str, parts: Mapping[str, tuple[int, ...]]
+    ) -> Mapping[str, tuple[int, ...]]:
+        if name not in self.shapes:
+            return parts
+        tail = next(iter(parts.values()))[1:]
+        return {name: (sum(shape[0] for shape in parts.values()), *tail)}
+
+    def read(self) -> ModelWeights:
+        """Read every tensor once, to its place and type."""
+        c, f32 = self.config, torch.float32
+        head = "action_preprocessor."
+        return ModelWeights(
+            embedding=self._tensor(self._embedding),
+            layers=tuple(self._layer(f"model.layers.{n}.") for n in range(c.layers)),
+            final_norm=self._tensor("model.norm.weight", f32),
+            head=HeadWeights(
+                *(
+                    self._tensor(f"{head}{name}.weight", f32)
+                    for name in ("w1", "w2", "w3", "action_proj_back", "propri_proj")
+                )
+            ),
+            vision={name: self._vision(name) for name in vision_shapes(c.vision)},
+            normalizers=self._normalizers(),
+        )
+
+    def _layer(self, layer: str) -> tuple[ExpertWeights, ExpertWeights]:
+        attention, f32 = f"{layer}self_attn.", torch.float32
+
+        def qkv(kind: str) -> Tensor:
+            parts = [f"{attention}{x}_proj.{kind}" for x in "qkv"]
+            return self._joined(f"{attention}qkv_proj.{kind}", parts)
+
+        shared = {
+            "input_norm": self._tensor(f"{layer}input_layernorm.weight", f32),
+            "qkv": qkv("weight"),
+            "qkv_bias": qkv("bias"),
+            "out": self._tensor(f"{attention}o_proj.weight"),
+            "post_norm": self._tensor(f"{layer}post_attention_layernorm.weight", f32),
+        }
+
+        def expert(e: int) -> ExpertWeights:
+            name = f"{layer}moe.experts.{e}."
+            parts = [f"{name}gate_proj.weight", f"{name}up_proj.weight"]
+            gate_up = self._joined(f"{name}gate_up_proj.weight", parts)
+            return ExpertWeights(
+                **shared, gate_up=gate_up, down=self._tensor(f"{name}down_proj.weight")
+            )
+
+        return expert(0), expert(1)
+
+    def _joined(self, fused: str, parts: list[str]) -> Tensor:
+        if fused in self.shapes:
+            return self._tensor(fused)
+        return torch.cat([self._tensor(part) for part in parts])
+
+    def _vision(self, name: str) -> Tensor:
+        key = f"visual.{name}"
+        if key in self.shapes:
+            return self._tensor(key)
+        both = self._tensor(re.sub(r"\.(gate|up)_proj\.", ".gate_up_proj.", key))
+        # Copies, so that neither half keeps the fused tensor alive.
+        return both.chunk(2)[0 if ".gate_proj." in key else 1].clone()
+
+    def _normalizers(self) -> dict[str, dict[tuple[str, str], Tensor]]:
+        found: dict[str, dict[tuple[str, str], Tensor]] = {}
+        for name in self.shapes:
+            match = _NORMALIZER.fullmatch(name)
+            if match:
+                tensor = self._tensor(name, torch.float64, "cpu")
+                found.setdefault(match[3], {})[(match[1], match[2])] = tensor
+        return found
+
+    def _tensor(
+        self, name: str, dtype: torch.dtype | None = None, device: str | None = None
+    ) -> Tensor:
+        tensor = self.file.get_tensor(self._prefix + name)
+        if not bool(torch.isfinite(tensor).all()):
+            self.not_finite.append(name)
+        return tensor.to(device or self.device, dtype or self.dtype)

@@ -1,0 +1,142 @@
+"""The flow prompt, word for word as in training, and its tokens."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from so101_driver.errors import UserError
+from tokenizers import Tokenizer
+
+ACTION = "<|action|>"
+PROPRI = "<|propri|>"
+IMAGE_PAD = "<|image_pad|>"
+_NEEDED = (
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|vision_start|>",
+    "<|vision_end|>",
+    IMAGE_PAD,
+    PROPRI,
+    ACTION,
+)
+_PHRASES = {
+    "face_view": "front view",
+    "left_wrist_view": "left wrist view",
+    "right_wrist_view": "right wrist view",
+    "move1_view": "move view",
+    "move2_view": "move view",
+    "wall_view": "wall view",
+    "top_view": "top view",
+}
+_SPECIAL = re.compile(r"<\|[^|>]*\|>")
+DEFAULT_INSTRUCTION = "Execute the robot action."
+
+
+def view_phrase(view: str) -> str:
+    """Return the words that stand for a view in the prompt."""
+    if view in _PHRASES:
+        return _PHRASES[view]
+    return view.replace("_", " ") if "view" in view else f"{view} view"
+
+
+def lerobot_task(instruction: str) -> str:
+    """Return an instruction as LeRobot's processor passes it on."""
+    if not instruction:
+        return DEFAULT_INSTRUCTION
+    return instruction if instruction.endswith(".") else f"{instruction}."
+
+
+def flow_prompt(
+    views: Sequence[str], image_tokens: Sequence[int], instruction: str, horizon: int
+) -> str:
+    """Return the prompt whose last ``horizon`` tokens are the action tokens.
+
+    Args:
+        views: View names in order.
+        image_tokens: Tokens of each view's image.
+        instruction: As it shall stand in the prompt.
+        horizon: Actions in the chunk.
+
+    Raises:
+        UserError: when the instruction contains a special token.
+    """
+    special = _SPECIAL.search(instruction)
+    if special:
+        raise UserError(f"the instruction must not contain the special token {special[0]}")
+    images = "".join(
+        f" {view_phrase(view)}: <|vision_start|>{IMAGE_PAD * count}<|vision_end|>"
+        for view, count in zip(views, image_tokens, strict=True)
+    )
+    return (
+        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+        f"<|im_start|>user\nObservation:{images}\n"
+        f"Instruction: {instruction}\n"
+        "Predict the next action in robot action.\n"
+        f"Proprioception: {PROPRI}\n<|im_end|>\n"
+        f"<|im_start|>assistant\n{ACTION * horizon}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SpecialIds:
+    """Ids of the tokens whose embeddings are replaced, looked up by their text."""
+
+    image_pad: int
+    propri: int
+    action: int
+
+
+class PromptTokenizer:
+    """The checkpoint's own tokenizer; never truncates and never pads."""
+
+    def __init__(self, folder: Path, embedding_rows: int) -> None:
+        """Read ``tokenizer.json``.
+
+        Raises:
+            UserError: when it is missing, lacks a token, or has more tokens than the checkpoint
+                has embeddings.
+        """
+        path = folder / "tokenizer.json"
+        if not path.is_file():
+            raise UserError(f"{path} is missing: copy the tokenizer files of the base model there")
+        try:
+            self._tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # the tokenizers library raises nothing more specific
+            raise UserError(f"{path} cannot be read as a tokenizer: {error}") from error
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
+        missing = [token for token in _NEEDED if self._tokenizer.token_to_id(token) is None]
+        if missing:
+            raise UserError(f"{path} lacks the tokens {', '.join(missing)}: it is another model's")
+        size = self._tokenizer.get_vocab_size(with_added_tokens=True)
+        if size > embedding_rows:
+            raise UserError(
+                f"{path} has {size} tokens, the checkpoint only {embedding_rows} embeddings: it is "
+                "another model's"
+            )
+        self.special = SpecialIds(
+            *(self._tokenizer.token_to_id(token) for token in (IMAGE_PAD, PROPRI, ACTION))
+        )
+
+    def encode(self, prompt: str, image_tokens: int, horizon: int) -> NDArray[np.int64]:
+        """Return the ids of a flow prompt.
+
+        Raises:
+            UserError: when the tokenizer splits or merges a special token.
+        """
+        ids = np.asarray(self._tokenizer.encode(prompt, add_special_tokens=False).ids, np.int64)
+        wanted = {
+            IMAGE_PAD: (self.special.image_pad, image_tokens),
+            PROPRI: (self.special.propri, 1),
+            ACTION: (self.special.action, horizon),
+        }
+        for token, (number, count) in wanted.items():
+            found = int((ids == number).sum())
+            if found != count:
+                raise UserError(f"the tokenizer made {found} of {count} {token} tokens")
+        return ids
