@@ -33,6 +33,7 @@ class ActFiles:
         limits_profile: Profile within that file.
         has_task: Whether the act is meant to put the cube into the tray, so that it has to.
         note: One sentence shown beside the act, e.g. that its weights are random.
+        cameras: Views that ought to be in the bag.
     """
 
     title: str
@@ -41,6 +42,7 @@ class ActFiles:
     limits_profile: str = "demo"
     has_task: bool = True
     note: str = ""
+    cameras: tuple[str, ...] = ("face_view", "wrist_view")
 
 
 def measure_demo(

@@ -1,0 +1,230 @@
+"""The measurements themselves: arrays in, numbers out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wallx_policy.evidence.series import JointSeries, ObjectSeries, SafetySeries, SafetyState
+from wallx_policy.success import cube_in_tray
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+TICK_S = 0.01
+SEGMENT_GAP_S = 0.25
+"""Commands further apart than this belong to two armed segments."""
+
+WIRE_WINDOW_S = 0.1
+"""A goal write belongs to a command of at most so long before it."""
+
+HALF_SERVO_TICK_RAD = 0.55 * 2 * np.pi / 4096
+"""How far rounding to the servo's 4096 ticks can move a goal, with a little room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Distribution of a quantity in seconds."""
+
+    count: int
+    p50_s: float
+    p99_s: float
+    max_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How well a 100 Hz loop kept its period.
+
+    Attributes:
+        ticks: Number of intervals.
+        rate_hz: Ticks per second.
+        period: Of the intervals.
+        error_p99_s: 99th percentile of the intervals' distance from the period.
+        missed: Ticks that should have been there and were not.
+        intervals_s: All intervals [ticks].
+    """
+
+    ticks: int
+    rate_hz: float
+    period: Spread
+    error_p99_s: float
+    missed: int
+    intervals_s: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class Derivatives:
+    """Finite differences of the commanded positions with the period, NaN where undefined.
+
+    Attributes:
+        velocity: [n, 6] rad/s.
+        acceleration: [n, 6] rad/s².
+        jerk: [n, 6] rad/s³.
+    """
+
+    velocity: Floats
+    acceleration: Floats
+    jerk: Floats
+
+
+@dataclass(frozen=True, slots=True)
+class WireDelay:
+    """How long commands took to the bus.
+
+    Attributes:
+        delay_s: Of every write that can be told apart [m].
+        at_ns: When these commands were published [m].
+        writes: All goal writes of six servos.
+        unknown: Writes that no command of the last WIRE_WINDOW_S explains.
+    """
+
+    delay_s: Floats
+    at_ns: Ints
+    writes: int
+    unknown: int
+
+
+def spread(values_s: Floats) -> Spread | None:
+    """Return the distribution, None of nothing."""
+    if len(values_s) == 0:
+        return None
+    return Spread(
+        len(values_s),
+        float(np.percentile(values_s, 50)),
+        float(np.percentile(values_s, 99)),
+        float(np.max(values_s)),
+    )
+
+
+def rate_hz(times_ns: Ints) -> float | None:
+    """Return messages per second between the first and the last; None of fewer than two."""
+    if len(times_ns) < 2 or times_ns[-1] <= times_ns[0]:
+        return None
+    return float((len(times_ns) - 1) / ((times_ns[-1] - times_ns[0]) * 1e-9))
+
+
+def lost_in_recording(sequence: Ints) -> int:
+    """Return how many messages of one publisher the recorder did not get, by the counts' gaps."""
+    steps = np.diff(sequence)
+    return int(np.sum(steps[steps > 1] - 1))
+
+
+def armed_segments(commands: JointSeries, safety: SafetySeries | None) -> list[slice]:
+    """Return the stretches in which the arm was commanded without a pause.
+
+    A stretch ends where commands pause, or where the safety node was disarmed in between.
+    """
+    if len(commands) == 0:
+        return []
+    breaks = np.diff(commands.publish_ns) > SEGMENT_GAP_S * 1e9
+    if safety is not None:
+        for time_ns, state in safety.changes():
+            if state is SafetyState.DISARMED:
+                after = int(np.searchsorted(commands.publish_ns, time_ns))
+                if 0 < after < len(commands):
+                    breaks[after - 1] = True
+    edges = [0, *(np.flatnonzero(breaks) + 1), len(commands)]
+    return [slice(int(a), int(b)) for a, b in pairwise(edges)]
+
+
+def loop_timing(times_ns: Ints, sequence: Ints, segments: list[slice]) -> Timing | None:
+    """Measure a 100 Hz publisher within its segments; None if no segment has two ticks.
+
+    A message that only the recorder lost is no missed tick: the publisher's count tells.
+    """
+    intervals: list[Floats] = []
+    missed = 0
+    span_s = 0.0
+    for segment in segments:
+        step_s = np.diff(times_ns[segment]) * 1e-9
+        sent = np.diff(sequence[segment])
+        sent = np.where(sent > 0, sent, 1)
+        expected = np.maximum(np.rint(step_s / TICK_S), 1)
+        missed += int(np.sum(np.maximum(expected - sent, 0)))
+        intervals.append(step_s[sent == 1])
+        span_s += float(np.sum(step_s))
+    all_s = np.concatenate(intervals) if intervals else np.empty(0)
+    period = spread(all_s)
+    if period is None:
+        return None
+    ticks = sum(int(np.sum(np.maximum(np.diff(sequence[s]), 1))) for s in segments)
+    error_p99_s = float(np.percentile(np.abs(all_s - TICK_S), 99))
+    return Timing(ticks, ticks / span_s, period, error_p99_s, missed, all_s)
+
+
+def bare_timing(periods_s: Floats) -> Timing | None:
+    """Measure the bare thread that ran beside: same rules, from its own intervals."""
+    period = spread(periods_s)
+    if period is None:
+        return None
+    missed = int(np.sum(np.maximum(np.rint(periods_s / TICK_S), 1) - 1))
+    error_p99_s = float(np.percentile(np.abs(periods_s - TICK_S), 99))
+    rate = len(periods_s) / float(np.sum(periods_s))
+    return Timing(len(periods_s), rate, period, error_p99_s, missed, periods_s)
+
+
+def derivatives(commands: JointSeries, segments: list[slice]) -> Derivatives:
+    """Differentiate commanded positions tick by tick inside each segment.
+
+    The safety layer's limits are finite differences with the nominal period over consecutive
+    commands, whatever the clock did. Where the recorder lost a command, nothing is computed.
+    """
+    results = [np.full(commands.position_rad.shape, np.nan) for _ in range(3)]
+    for segment in segments:
+        consecutive = np.diff(commands.sequence[segment], prepend=commands.sequence[segment][:1])
+        values = commands.position_rad[segment]
+        for result in results:
+            step = np.full(values.shape, np.nan)
+            step[1:] = np.diff(values, axis=0) / TICK_S
+            step[consecutive > 1] = np.nan
+            result[segment] = step
+            values = step
+    return Derivatives(*results)
+
+
+def wire_delay(commands: JointSeries, wire: JointSeries) -> WireDelay:
+    """Match goal writes on the bus to the commands behind them, by value.
+
+    While the arm rests, writes look alike and cannot be told apart. A write counts only if exactly
+    one command of the WIRE_WINDOW_S before it rounds to its six ticks, and only the first such
+    write of a command counts.
+    """
+    delays: list[float] = []
+    at: list[int] = []
+    unknown = 0
+    last = -1
+    window_ns = int(WIRE_WINDOW_S * 1e9)
+    first = np.searchsorted(commands.publish_ns, wire.stamp_ns - window_ns)
+    end = np.searchsorted(commands.publish_ns, wire.stamp_ns, side="right")
+    for j in range(len(wire)):
+        candidates = commands.position_rad[first[j] : end[j]]
+        distance = np.abs(candidates - wire.position_rad[j])
+        matches = np.flatnonzero(np.all(distance <= HALF_SERVO_TICK_RAD, axis=1))
+        if len(matches) == 0:
+            unknown += 1
+            continue
+        k = int(first[j] + matches[0])
+        if len(matches) > 1 or k <= last:
+            continue
+        last = k
+        delays.append(float(wire.stamp_ns[j] - commands.publish_ns[k]) * 1e-9)
+        at.append(int(commands.publish_ns[k]))
+    return WireDelay(np.array(delays), np.array(at, np.int64), len(wire), unknown)
+
+
+def lift_m(objects: ObjectSeries, cube: str) -> float | None:
+    """Return how far the cube's centre rose above where it first lay; None if it is absent."""
+    height = objects.height_m(cube)
+    height = height[np.isfinite(height)]
+    return float(np.max(height) - height[0]) if len(height) else None
+
+
+def ended_in_tray(objects: ObjectSeries, cube: str) -> bool | None:
+    """Return whether the cube rests in the tray at the end; None if either is absent."""
+    if not objects.poses or cube not in objects.poses[-1] or "tray" not in objects.poses[-1]:
+        return None
+    return cube_in_tray(objects.poses[-1], cube)
