@@ -1,0 +1,259 @@
+"""The servo bus on a serial port: every reply matched by id, nothing stale, no busy waiting.
+
+Replies of a sync read are sorted by id and a silent servo costs one deadline, not the whole cycle;
+the error byte of each reply is kept. pyserial opens and configures the port; waiting for bytes is
+one ``select`` per burst.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import select
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+
+import serial
+
+from so101_driver import protocol
+from so101_driver.errors import UserError
+from so101_driver.joints import SERVO_IDS
+from so101_driver.protocol import ServoError, StatusParser
+from so101_driver.registers import Register
+
+BAUD_RATE = 1_000_000
+SYNC_DEADLINE_S = 0.006
+"""Six replies take 1.4 ms on the wire and 3 ms with USB in between; 10 ms is the cycle."""
+UNICAST_DEADLINE_S = 0.02
+UNICAST_ATTEMPTS = 3
+
+
+class BusError(Exception):
+    """A transaction with one servo failed; the text names the servo."""
+
+
+class PortLostError(BusError):
+    """The port vanished: unplugged, or the simulator has ended."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one servo answered.
+
+    Attributes:
+        servo_id: Who answered.
+        data: The bytes read.
+        error: Error bits of the reply.
+        stamp_ns: Steady time at which the request was sent: the data is not older than this.
+    """
+
+    servo_id: int
+    data: bytes
+    error: ServoError
+    stamp_ns: int
+
+    def value(self, register: Register, start_address: int) -> int:
+        """Return one register out of a block that was read from ``start_address`` on."""
+        return register.decode_from(self.data, start_address)
+
+
+class ServoBus:
+    """Transactions with the servos on one port; a context manager, usable from several threads.
+
+    Args:
+        port: Device or pseudo-terminal.
+        ids: Servos that sync reads ask.
+        baud_rate: Ignored by pseudo-terminals.
+
+    Attributes:
+        counters: How often each kind of error happened: ``no_reply``, ``bad_checksum``,
+            ``garbage_bytes``, ``unexpected_reply``, ``late_bytes``, ``retry``, ``verify_failed``,
+            ``servo_error``, ``send_blocked``.
+
+    Raises:
+        UserError: The port is missing, busy or forbidden.
+    """
+
+    def __init__(
+        self, port: str, ids: Sequence[int] = SERVO_IDS, baud_rate: int = BAUD_RATE
+    ) -> None:
+        self.port = port
+        self.ids = tuple(ids)
+        self.counters: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._serial = _open(port, baud_rate)
+        self._fd = self._serial.fileno()
+
+    def __enter__(self) -> ServoBus:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the port; the servos keep doing what they were told last."""
+        with self._lock:
+            self._serial.close()
+
+    def ping(self, servo_id: int) -> bool:
+        """Return whether a servo answers."""
+        return self._ask(protocol.ping(servo_id), servo_id, 0) is not None
+
+    def read_block(self, servo_id: int, address: int, size: int) -> Reading:
+        """Read ``size`` bytes from ``address``; BusError if the servo stays silent."""
+        reading = self._ask(protocol.read(servo_id, address, size), servo_id, size)
+        if reading is None:
+            raise BusError(f"servo {servo_id} does not answer")
+        return reading
+
+    def read(self, servo_id: int, register: Register) -> int:
+        """Read one register; BusError if the servo stays silent."""
+        return register.decode(self.read_block(servo_id, register.address, register.size).data)
+
+    def write(self, servo_id: int, register: Register, value: int) -> None:
+        """Write one register and read it back; BusError unless the servo then holds the value."""
+        packet = protocol.write(servo_id, register.address, register.encode(value))
+        for _ in range(UNICAST_ATTEMPTS):
+            # A lost reply does not mean a lost write: reading back is what decides.
+            self._ask(packet, servo_id, 0, attempts=1)
+            held = self.read(servo_id, register)
+            if held == value:
+                return
+            self.counters["verify_failed"] += 1
+        raise BusError(
+            f"servo {servo_id} keeps {held} in {register.name} although {value} was written"
+        )
+
+    def sync_read(
+        self, address: int, size: int, deadline_s: float = SYNC_DEADLINE_S
+    ) -> dict[int, Reading]:
+        """Read the same bytes of all servos; whoever does not answer in time is missing."""
+        return self._transact(
+            protocol.sync_read(self.ids, address, size), self.ids, size, deadline_s
+        )
+
+    def sync_write(self, register: Register, values: Mapping[int, int]) -> None:
+        """Write one register of several servos in one packet, which nobody acknowledges."""
+        data = {servo_id: register.encode(value) for servo_id, value in values.items()}
+        with self._lock:
+            self._send(protocol.sync_write(register.address, data))
+
+    def _ask(
+        self, packet: bytes, servo_id: int, size: int, attempts: int = UNICAST_ATTEMPTS
+    ) -> Reading | None:
+        for attempt in range(attempts):
+            if attempt:
+                self.counters["retry"] += 1
+            replies = self._transact(packet, (servo_id,), size, UNICAST_DEADLINE_S)
+            if servo_id in replies:
+                return replies[servo_id]
+        return None
+
+    def _transact(
+        self, packet: bytes, ids: Iterable[int], size: int, deadline_s: float
+    ) -> dict[int, Reading]:
+        """Send a packet and collect one reply of ``size`` bytes from each of ``ids``."""
+        waiting = set(ids)
+        replies: dict[int, Reading] = {}
+        parser = StatusParser(max_parameters=size)
+        with self._lock:
+            self._discard_late_bytes()
+            sent_ns = time.monotonic_ns()
+            self._send(packet)
+            end_s = sent_ns * 1e-9 + deadline_s
+            while waiting:
+                data = self._receive(end_s - time.monotonic())
+                if not data:
+                    break
+                for reply in parser.feed(data):
+                    if reply.servo_id not in waiting or len(reply.parameters) != size:
+                        self.counters["unexpected_reply"] += 1
+                        continue
+                    waiting.remove(reply.servo_id)
+                    replies[reply.servo_id] = Reading(
+                        reply.servo_id, reply.parameters, reply.error, sent_ns
+                    )
+                    self._count("servo_error", bool(reply.error))
+            parser.reset()
+            self._count("no_reply", len(waiting))
+            self._count("bad_checksum", parser.bad_checksums)
+            self._count("garbage_bytes", parser.garbage_bytes)
+        return replies
+
+    def _count(self, name: str, increment: int) -> None:
+        if increment:
+            self.counters[name] += increment
+
+    def _send(self, packet: bytes) -> None:
+        try:
+            sent = 0
+            while sent < len(packet):
+                sent += os.write(self._fd, packet[sent:])
+        except BlockingIOError:
+            # The kernel's buffer is full: nobody takes the bytes at the other end.
+            self.counters["send_blocked"] += 1
+        except OSError as error:
+            raise self._lost(error) from error
+
+    def _receive(self, timeout_s: float) -> bytes:
+        """Return what arrives within the time, as soon as anything does; empty if nothing."""
+        try:
+            ready, _, _ = select.select([self._fd], [], [], max(0.0, timeout_s))
+            if not ready:
+                return b""
+            data = os.read(self._fd, 4096)
+        except BlockingIOError:
+            return b""
+        except (OSError, ValueError) as error:
+            raise self._lost(error) from error
+        if not data:
+            # Readable without data is the end of the device.
+            raise self._lost(None)
+        return data
+
+    def _discard_late_bytes(self) -> None:
+        """Throw away what arrived after its deadline, or it would be taken for a fresh reply."""
+        while data := self._receive(0.0):
+            self.counters["late_bytes"] += len(data)
+
+    def _lost(self, error: Exception | None) -> PortLostError:
+        detail = f" ({error})" if error else ""
+        return PortLostError(f"the port {self.port} is gone{detail}: check the USB cable and power")
+
+
+def _open(port: str, baud_rate: int) -> serial.Serial:
+    try:
+        return serial.Serial(port, baud_rate, timeout=0, write_timeout=0, exclusive=True)
+    except serial.SerialException as error:
+        code = error.errno or getattr(error.__context__, "errno", None)
+        raise UserError(_open_problem(port, code, str(error))) from error
+    except OSError as error:
+        raise UserError(_open_problem(port, error.errno, str(error))) from error
+
+
+def _open_problem(port: str, code: int | None, text: str) -> str:
+    if code == errno.ENOENT:
+        return (
+            f"the port {port} does not exist: plug in the arm's USB cable and look for "
+            "/dev/ttyACM* or /dev/ttyUSB*, or start the simulator first."
+        )
+    if code in (errno.EACCES, errno.EPERM):
+        return (
+            f"no permission for the port {port}: add yourself to its group, "
+            "sudo usermod -aG dialout $USER, and log in again."
+        )
+    if code in (errno.EBUSY, errno.EAGAIN):
+        return (
+            f"the port {port} is in use by another program: end it first "
+            f"(fuser -v {port} shows which)."
+        )
+    return f"cannot open the port {port}: {text}."
