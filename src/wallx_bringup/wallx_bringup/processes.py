@@ -101,12 +101,16 @@ def has_exited(popen: subprocess.Popen[bytes]) -> bool:
 
 
 def group_has_others(leader: int) -> bool:
-    """Whether a process group has members beside its leader."""
+    """Whether a process group has living members beside its leader."""
     for entry in os.scandir("/proc"):
-        if entry.name.isdigit() and int(entry.name) != leader:
-            try:
-                if os.getpgid(int(entry.name)) == leader:
-                    return True
-            except ProcessLookupError:
-                continue
+        if not entry.name.isdigit() or int(entry.name) == leader:
+            continue
+        try:
+            stat = Path(entry.path, "stat").read_text()
+        except (FileNotFoundError, ProcessLookupError):  # it ended just now
+            continue
+        # After the name in parentheses: state, parent, process group.
+        state, _, group = stat.rpartition(")")[2].split()[:3]
+        if int(group) == leader and state not in "ZX":
+            return True
     return False

@@ -34,6 +34,7 @@ class _Running:
     partial_line: bytes = b""
     last_line: str = ""
     ended_s: float | None = None
+    swept: bool = False
 
     @property
     def reaped(self) -> bool:
@@ -200,10 +201,11 @@ class Runner:
         """Reap an ended process once its descendants are gone; those that stay are killed."""
         assert entry.ended_s is not None
         if group_has_others(entry.popen.pid):
-            if time.monotonic() - entry.ended_s < _ORPHAN_GRACE_S:
-                return
-            self._say(f"killing processes that {entry.process.name} left behind.")
-            os.killpg(entry.popen.pid, signal.SIGKILL)
+            if not entry.swept and time.monotonic() - entry.ended_s > _ORPHAN_GRACE_S:
+                entry.swept = True
+                self._say(f"killing processes that {entry.process.name} left behind.")
+                os.killpg(entry.popen.pid, signal.SIGKILL)
+            return
         entry.popen.wait()
 
     def _signal_all(self, signum: signal.Signals) -> None:

@@ -1,0 +1,111 @@
+"""What a user writes must reach the nodes as it was meant, or be refused with a useful sentence.
+
+`ros2 launch` reads values as YAML and ignores unknown names; both have moved robots by accident.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from so101_driver.errors import UserError
+from so101_driver.joints import data_path
+from wallx_bringup.arguments import ARGUMENTS, Arguments, as_text, parse_words, resolve
+
+ISSUE_NAMES = (
+    *("sim", "port", "calibration", "checkpoint", "device", "backend", "mode", "scale", "arm"),
+    *("instruction", "record", "rviz", "namespace", "estop_topic", "use_sim_time"),
+)
+
+
+def test_table_and_values_have_the_same_names() -> None:
+    names = [argument.name for argument in ARGUMENTS]
+    assert [f.name for f in fields(Arguments) if f.name != "given"] == names
+    assert set(ISSUE_NAMES) <= set(names)
+
+
+@pytest.mark.parametrize("argument", ARGUMENTS, ids=lambda a: a.name)
+def test_every_default_is_a_legal_value_of_its_own_argument(argument) -> None:
+    for default in (argument.sim, argument.real):
+        assert argument.parse(as_text(default)) == default
+        assert type(default) is type(argument.sim)
+    assert argument.description.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "text", ["no", "12", "put: cube", "", "1e3", "true", "[a]", "grün 🟢", '"']
+)
+def test_text_stays_text(text: str) -> None:
+    assert resolve(parse_words([f"instruction:={text}"])).instruction == text
+
+
+def test_two_quotes_mean_empty_because_ros2_launch_has_no_other_way() -> None:
+    assert resolve({"instruction": "''"}).instruction == ""
+
+
+def test_a_value_may_contain_the_separator_and_the_last_word_wins() -> None:
+    assert parse_words(["instruction:=a:=b", "instruction:=c:=d"]) == {"instruction": "c:=d"}
+
+
+def test_paths_become_absolute_and_keep_their_spaces(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    a = resolve({"checkpoint": "my model", "record": "~/a bag"})
+    assert a.checkpoint == str(tmp_path / "my model")
+    assert a.record == str(tmp_path / "home" / "a bag")
+
+
+def test_simulation_is_the_default() -> None:
+    a = resolve({})
+    assert (a.sim, a.backend, a.mode, a.arm, a.limits_profile) == (
+        True,
+        "expert",
+        "full",
+        "auto",
+        "demo",
+    )
+    assert a.calibration == str(data_path("sim_calibration.json"))
+
+
+def test_a_real_arm_starts_in_shadow_mode_and_unarmed() -> None:
+    a = resolve({"sim": "false", "calibration": "/arm.json"})
+    assert (a.backend, a.mode, a.arm, a.limits_profile) == (
+        "wall_oss",
+        "shadow",
+        "manual",
+        "cautious",
+    )
+    assert (a.port, a.calibration) == ("/dev/ttyACM0", "/arm.json")
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"instuction": "x"}, "did you mean 'instruction'"),
+        ({"zzz": "x"}, "there is no argument 'zzz'; the arguments are: sim, port"),
+        ({"sim": "maybe"}, "'sim' must be true or false, not 'maybe'"),
+        ({"mode": "ful"}, r"one of shadow, scaled, full, not 'ful' \(did you mean 'full'"),
+        ({"scale": "fast"}, "'scale' must be a number from 0.01 to 1, not 'fast'"),
+        ({"scale": "nan"}, "'scale' must be a number"),
+        ({"scale": "1.01"}, "'scale' must be a number"),
+        ({"namespace": "arm 1"}, "'namespace' must be a ROS name"),
+        ({"face_topic": "cam//x"}, "'face_topic' must be a ROS name"),
+        ({"face_topic": ""}, "'face_topic' is empty"),
+        ({"estop_topic": ""}, "'estop_topic' is empty"),
+        ({"port": "/dev/ttyACM0"}, "add sim:=false"),
+        ({"sim": "false"}, "'calibration' is missing"),
+        ({"sim": "false", "calibration": "/a", "arm": "auto"}, "cannot be auto with sim:=false"),
+        ({"sim": "false", "calibration": "/a", "use_sim_time": "true"}, "'use_sim_time' cannot"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_in_one_sentence(given, sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence) as refusal:
+        resolve(given)
+    assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("word", ["sim", "sim=true", ":=x"])
+def test_words_of_another_form_are_refused(word: str) -> None:
+    with pytest.raises(UserError, match="not of the form name:=value"):
+        parse_words([word])

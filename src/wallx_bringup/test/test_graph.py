@@ -1,0 +1,165 @@
+"""The graph is data: what each argument changes can be read off it without starting anything."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+import pytest
+from so101_driver.errors import UserError
+from so101_driver.parameter_spec import COMMON, NodeParameters
+from wallx_bringup.arguments import resolve
+from wallx_bringup.graph import NodeProcess, build_graph
+from wallx_bringup.processes import REFUSED_STATUS, stops_graph
+
+SHARE = Path(__file__).resolve().parents[1]
+GIGABYTE = 2**30
+
+
+@pytest.fixture
+def graph(tmp_path: Path):
+    def build(
+        environment: dict[str, str] | None = None, shm_free_bytes: int = GIGABYTE, **given: str
+    ) -> dict[str, NodeProcess]:
+        nodes = build_graph(
+            resolve(given), tmp_path / "run", environment or {}, SHARE, shm_free_bytes
+        )
+        return {node.name: node for node in nodes}
+
+    return build
+
+
+@pytest.fixture
+def real(graph, tmp_path: Path):
+    calibration = tmp_path / "arm.json"
+    calibration.write_text("{}")
+    return lambda **given: graph(sim="false", calibration=str(calibration), **given)
+
+
+def parameter_specs() -> dict[str, NodeParameters]:
+    modules = [f"so101_driver.{name}_parameters" for name in ("sim", "driver", "safety")]
+    modules += [f"wallx_policy.{name}_parameters" for name in ("policy", "trace", "recorder")]
+    specs = [importlib.import_module(module).PARAMETERS for module in modules]
+    return {spec.node: spec for spec in specs}
+
+
+def test_the_simulated_graph_has_these_processes_in_this_order(graph, tmp_path) -> None:
+    assert list(graph()) == ["sim", "driver", "safety", "policy", "trace"]
+    assert list(graph(record=str(tmp_path / "bag")))[-1] == "recorder"
+
+
+def test_a_real_arm_has_no_simulator_and_the_given_port(real) -> None:
+    nodes = real(port="/dev/ttyUSB7")
+    assert list(nodes) == ["driver", "safety", "policy", "trace"]
+    assert dict(nodes["driver"].parameters)["port"] == "/dev/ttyUSB7"
+    assert dict(nodes["safety"].parameters)["arm"] == "manual"
+    assert dict(nodes["safety"].parameters)["mode"] == "shadow"
+
+
+def test_driver_and_simulator_meet_at_the_same_link_and_calibration(graph) -> None:
+    nodes = graph()
+    sim, driver = dict(nodes["sim"].parameters), dict(nodes["driver"].parameters)
+    assert sim["port_link"] == driver["port"]
+    assert sim["calibration"] == driver["calibration"]
+
+
+def test_driver_and_safety_share_their_limits(graph) -> None:
+    driver, safety = (dict(graph()[name].parameters) for name in ("driver", "safety"))
+    for name in ("limits_file", "limits_profile", "calibration"):
+        assert driver[name] == safety[name]
+
+
+@pytest.mark.parametrize("simulated", [True, False])
+def test_every_parameter_exists_in_its_node_with_that_type_and_none_is_missing(
+    graph, real, tmp_path, simulated: bool
+) -> None:
+    build = graph if simulated else real
+    for name, node in build(record=str(tmp_path / "bag")).items():
+        spec = parameter_specs()[name]
+        known = {p.name: p for p in (*COMMON, *spec.parameters)}
+        given = dict(node.parameters)
+        assert given.pop("use_sim_time") is False
+        for parameter, value in given.items():
+            assert known[parameter].problem(value) is None
+        assert {p.name for p in known.values() if p.required} <= set(given)
+
+
+def test_the_namespace_holds_every_node(graph) -> None:
+    assert {node.namespace for node in graph(namespace="left/arm").values()} == {"/left/arm"}
+    assert {node.namespace for node in graph().values()} == {"/"}
+
+
+def test_one_global_button_stops_safety_and_driver(graph) -> None:
+    nodes = graph(estop_topic="/estop")
+    for name in ("safety", "driver"):
+        assert ("estop", "/estop") in nodes[name].remappings
+
+
+def test_camera_topics_are_remapped_with_the_names_below_them(graph, tmp_path) -> None:
+    nodes = graph(face_topic="/cam0/image", record=str(tmp_path / "bag"))
+    for name in ("policy", "recorder"):
+        assert nodes[name].remappings == (
+            ("camera/face_view/image_raw", "/cam0/image"),
+            ("camera/face_view/image_raw/compressed", "/cam0/image/compressed"),
+        )
+
+
+def test_what_the_user_set_in_the_environment_stays(graph) -> None:
+    assert ("OMP_NUM_THREADS", "1") in graph()["policy"].environment
+    assert "OMP_NUM_THREADS" not in dict(graph({"OMP_NUM_THREADS": "4"})["policy"].environment)
+    mine = {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}
+    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in dict(graph(mine)["sim"].environment)
+
+
+def test_big_shared_memory_only_for_the_image_publisher_and_only_with_room(graph) -> None:
+    variable = "FASTRTPS_DEFAULT_PROFILES_FILE"
+    with_room = {name for name, node in graph().items() if variable in dict(node.environment)}
+    assert with_room == {"sim"}
+    assert Path(dict(graph()["sim"].environment)[variable]).is_file()
+    docker_default = graph(shm_free_bytes=64 * 2**20)
+    assert variable not in dict(docker_default["sim"].environment)
+
+
+def test_only_the_slow_nodes_are_niced(graph) -> None:
+    assert {name for name, node in graph().items() if node.nice > 0} == {"policy", "trace"}
+
+
+@pytest.mark.parametrize("name", ["calibration", "checkpoint", "limits_file", "params_file"])
+def test_a_missing_file_is_named_with_its_argument(graph, name: str) -> None:
+    with pytest.raises(UserError, match=f"'{name}': /no/such/file cannot be read"):
+        graph(**{name: "/no/such/file"})
+
+
+def test_a_bag_is_never_overwritten(graph, tmp_path) -> None:
+    with pytest.raises(UserError, match=r"'record'.*exists already"):
+        graph(record=str(tmp_path))
+
+
+def test_rviz_where_there_is_none_is_refused_with_the_fix(graph, monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UserError, match=r"no rviz2 on this machine.*rviz2"):
+        graph(rviz="true")
+
+
+def test_rviz_where_it_exists_shows_the_view_of_the_suite(graph, monkeypatch, tmp_path) -> None:
+    (tmp_path / "rviz2").touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    rviz = graph(rviz="true")["rviz"]
+    assert Path(rviz.arguments[1]).is_file()
+
+
+@pytest.mark.parametrize(
+    ("node", "status", "stops"),
+    [
+        ("driver", -9, True),
+        ("sim", -11, True),
+        ("policy", -9, False),
+        ("safety", -9, False),
+        ("policy", REFUSED_STATUS, True),
+        ("trace", 0, False),
+    ],
+)
+def test_the_driver_stops_everything_and_the_policys_death_means_hold(
+    graph, node: str, status: int, stops: bool
+) -> None:
+    assert stops_graph(graph()[node].on_death, status) is stops
