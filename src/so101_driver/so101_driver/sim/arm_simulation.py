@@ -172,12 +172,13 @@ class ArmSimulation:
 
     def in_tray(self, name: str) -> bool:
         """Whether a cube's centre is over the tray and low enough to lie in it."""
-        tray = next(thing for thing in self.objects() if thing.name == "tray")
-        cube = next(thing for thing in self.objects() if thing.name == name)
-        return bool(
+        objects = {thing.name: thing for thing in self.objects()}
+        cube, tray = objects[name], objects["tray"]
+        rim_m = tray.position_m[2] + tray.size_m[2] / 2
+        return (
             abs(cube.position_m[0] - tray.position_m[0]) < tray.size_m[0] / 2
             and abs(cube.position_m[1] - tray.position_m[1]) < tray.size_m[1] / 2
-            and cube.position_m[2] < tray.size_m[2] + cube.size_m[2] / 2
+            and cube.position_m[2] < rim_m + cube.size_m[2] / 2
         )
 
     def reset(self, seed: int) -> None:

@@ -32,7 +32,7 @@ class SceneObject:
 
     Attributes:
         name: ``red_cube``, ``green_cube``, ``blue_cube``, ``tray`` or ``table``.
-        position_m: Centre of the object; of its footprint at height 0 for the tray.
+        position_m: Centre of the object, of its bounding box for the tray.
         quaternion_wxyz: Orientation.
         size_m: Full extents along its own axes.
         rgba: Colour, 0..1.
@@ -160,11 +160,13 @@ class World:
 
     def _tray(self) -> SceneObject:
         floor, front = self.model.geom("tray_floor"), self.model.geom("tray_front")
+        x, y, z = self.model.body("tray").pos.tolist()
+        half_height = float(front.size[2])
         return SceneObject(
             name="tray",
-            position_m=tuple(self.model.body("tray").pos.tolist()),
+            position_m=(x, y, z + half_height),
             quaternion_wxyz=(1.0, 0.0, 0.0, 0.0),
-            size_m=(2.0 * floor.size[0], 2.0 * floor.size[1], 2.0 * front.size[2]),
+            size_m=(2.0 * float(floor.size[0]), 2.0 * float(floor.size[1]), 2.0 * half_height),
             rgba=_colour(self.model, front.id),
         )
 

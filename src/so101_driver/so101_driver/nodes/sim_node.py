@@ -1,0 +1,306 @@
+"""The virtual arm as a ROS node: servos on a pseudo-terminal, cameras, the objects' poses."""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.publisher import Publisher
+from rclpy.time import Time
+from rclpy.timer import Timer
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from visualization_msgs.msg import Marker, MarkerArray
+
+from so101_driver.calibration import Calibration
+from so101_driver.errors import UserError
+from so101_driver.joints import data_path
+from so101_driver.nodes.node_base import NodeBase, reliable, run_node
+from so101_driver.sim import GoalWrite, VirtualBus
+from so101_driver.sim.cameras import VIEWS, CameraView, Frame
+from so101_driver.sim.renderer import RenderProcess
+from so101_driver.sim_parameters import PARAMETERS
+from wallx_msgs.msg import WireLog
+from wallx_msgs.srv import ResetScene
+
+_OBJECTS_RATE_HZ = 20.0
+_RENDERER_START_S = 30.0
+
+
+class CameraPublishers:
+    """The three topics of one camera."""
+
+    def __init__(self, node: NodeBase, view: CameraView, fovy_deg: float, prefix: str) -> None:
+        base = f"camera/{view.name}"
+        self.view = view
+        self._frame_id = f"{prefix}{view.name}_camera_optical_frame"
+        self._compressed: Publisher = node.create_publisher(
+            CompressedImage, f"{base}/image_raw/compressed", reliable(2)
+        )
+        self._raw: Publisher = node.create_publisher(Image, f"{base}/image_raw", reliable(2))
+        self._info_publisher: Publisher = node.create_publisher(
+            CameraInfo, f"{base}/camera_info", reliable(2)
+        )
+        self._info = self._camera_info(fovy_deg)
+
+    @property
+    def raw_wanted(self) -> bool:
+        """Whether anybody subscribes to the uncompressed image."""
+        return self._raw.get_subscription_count() > 0
+
+    def publish(self, frame: Frame) -> None:
+        """Publish one picture; uncompressed only if it was asked for."""
+        stamp = Time(nanoseconds=frame.stamp_ns).to_msg()
+        compressed = CompressedImage(format="rgb8; jpeg compressed bgr8")
+        compressed.header.stamp, compressed.header.frame_id = stamp, self._frame_id
+        compressed.data = array.array("B", frame.jpeg)
+        self._compressed.publish(compressed)
+        if frame.rgb:
+            raw = Image(encoding="rgb8", is_bigendian=0)
+            raw.header = compressed.header
+            raw.width, raw.height, raw.step = self.view.width, self.view.height, 3 * self.view.width
+            raw.data = array.array("B", frame.rgb)
+            self._raw.publish(raw)
+        self._info.header.stamp = stamp
+        self._info_publisher.publish(self._info)
+
+    def _camera_info(self, fovy_deg: float) -> CameraInfo:
+        fx, fy, cx, cy = self.view.intrinsics(fovy_deg)
+        info = CameraInfo(width=self.view.width, height=self.view.height)
+        info.header.frame_id = self._frame_id
+        info.distortion_model = "plumb_bob"
+        info.d = [0.0] * 5
+        info.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
+        info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        info.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+        return info
+
+
+class SimNode(NodeBase):
+    """Real time, a pseudo-terminal for the driver, cameras, objects; ends after the driver."""
+
+    PARAMETERS = PARAMETERS
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__(**node_arguments)
+        self._arm: Any = None
+        self._realtime: Any = None
+        self._runner: Any = None
+        self._bus: VirtualBus | None = None
+        self._renderer: RenderProcess | None = None
+        self._timers: list[Timer] = []
+        self._ending: threading.Thread | None = None
+        self._render_s = 0.0
+        self._link = Path(self.p.port_link)
+        self._wire_log = self.create_publisher(WireLog, "sim/wire_log", reliable(200))
+        self._objects = self.create_publisher(MarkerArray, "sim/objects", reliable())
+        self._cameras: dict[str, CameraPublishers] = {}
+        self.create_service(ResetScene, "sim/reset", self._on_reset)
+
+    def configure(self) -> None:
+        """Load the calibration and the world."""
+        arm_simulation, self._realtime = _import_physics()
+        calibration = Calibration.load(self.p.calibration or data_path("sim_calibration.json"))
+        self._arm = arm_simulation.ArmSimulation(
+            self.p.seed,
+            calibration=calibration,
+            goal_write_enables_torque=self.p.goal_write_enables_torque,
+        )
+        if self.p.cameras and not self._cameras:
+            model = self._arm.world.model
+            self._cameras = {
+                view.name: CameraPublishers(
+                    self, view, float(model.camera(view.name).fovy[0]), self.p.frame_prefix
+                )
+                for view in VIEWS
+            }
+
+    def activate(self) -> None:
+        """Let time run, answer on the pseudo-terminal, then start the cameras."""
+        try:
+            self._start()
+        except UserError:
+            self.deactivate()
+            raise
+        self.get_logger().info(f"servos answer on {self._bus.port}, link {self._link}")
+
+    def _start(self) -> None:
+        self._runner = self._realtime.RealTimeRunner(self._arm)
+        self._runner.start()
+        self._bus = VirtualBus(
+            self._arm, on_goal_write=self._publish_goal_write, clock_ns=self.ros_now_ns
+        )
+        self._bus.start()
+        _make_link(self._link, self._bus.port)
+        self._timers = [self.create_timer(1.0 / _OBJECTS_RATE_HZ, self._publish_objects)]
+        if self.p.cameras:
+            self._renderer = RenderProcess(
+                self._publish_frame, self._on_renderer_death, self.p.jpeg_quality
+            )
+            self._renderer.start(_RENDERER_START_S)
+            self._timers.append(self.create_timer(1.0 / self.p.camera_rate_hz, self._expose))
+
+    def deactivate(self) -> None:
+        """Stop everything that ``activate`` started."""
+        for timer in self._timers:
+            self.destroy_timer(timer)
+        self._timers = []
+        self._remove_link()
+        if self._renderer is not None:
+            self._renderer.close()
+            self._renderer = None
+        if self._bus is not None:
+            self._bus.close()
+            self._bus = None
+        if self._runner is not None:
+            self._runner.stop()
+            self._runner = None
+
+    def cleanup(self) -> None:
+        """Forget the world."""
+        self._arm = None
+
+    def request_stop(self, signal_count: int) -> None:
+        """Answer until the driver has closed the port, then finish; a third signal ends at once.
+
+        Terminals and launch files signal every process at once, and then again: the arm has to
+        stay alive while it is being parked.
+        """
+        if self._bus is None or signal_count >= 3:
+            self.finish()
+        elif self._ending is None:
+            self._ending = threading.Thread(target=self._end, name="ending", daemon=True)
+            self._ending.start()
+
+    def diagnostics(self) -> tuple[bytes, str, Mapping[str, Any]]:
+        """Real-time factor first: below 1 the arm is slower than it should be."""
+        if not self.active:
+            return DiagnosticStatus.OK, "inactive", {}
+        factor = self._runner.real_time_factor()
+        values = {
+            "real_time_factor": f"{factor:.3f}",
+            "slipped_s": f"{self._runner.slipped_s:.3f}",
+            "goal_writes": self._bus.goal_writes,
+            "bus_garbage_bytes": self._bus.garbage_bytes,
+        }
+        if self._renderer is not None:
+            values["render_ms"] = f"{1e3 * self._render_s:.1f}"
+            values["frames_skipped"] = self._renderer.skipped
+        if factor < 0.95:
+            return DiagnosticStatus.WARN, "slower than real time", values
+        return DiagnosticStatus.OK, "real time", values
+
+    def _end(self) -> None:
+        if not self._bus.wait_until_released(self.p.ending_timeout_s):
+            self.get_logger().warning("the driver still has the port open; ending without it")
+        self.finish()
+
+    def _remove_link(self) -> None:
+        with contextlib.suppress(OSError):
+            if self._bus is not None and os.readlink(self._link) == self._bus.port:
+                self._link.unlink()
+
+    def _state_stamp_ns(self) -> int:
+        """ROS time of the arm's present state; the arm's lock is held."""
+        return self.ros_now_ns() - int(1e9 * self._runner.state_age_s())
+
+    def _expose(self) -> None:
+        with self._arm.lock:
+            state, stamp_ns = self._arm.world.state(), self._state_stamp_ns()
+        raw = {name for name, camera in self._cameras.items() if camera.raw_wanted}
+        self._renderer.request(stamp_ns, state, raw)
+
+    def _publish_frame(self, frame: Frame) -> None:
+        self._render_s = frame.render_s
+        self.count(f"frames {frame.view.name}")
+        self._cameras[frame.view.name].publish(frame)
+
+    def _on_renderer_death(self, sentence: str) -> None:
+        print(f"{self.get_fully_qualified_name()}: {sentence}", file=sys.stderr, flush=True)
+        self.finish(1)
+
+    def _publish_goal_write(self, write: GoalWrite) -> None:
+        message = WireLog(
+            servo_ids=list(write.servo_ids),
+            goal_ticks=list(write.goal_ticks),
+            goal_position=list(write.goal_rad),
+        )
+        message.header.stamp = Time(nanoseconds=write.stamp_ns).to_msg()
+        self._wire_log.publish(message)
+
+    def _publish_objects(self) -> None:
+        with self._arm.lock:
+            objects, stamp_ns = self._arm.objects(), self._state_stamp_ns()
+        message = MarkerArray()
+        stamp = Time(nanoseconds=stamp_ns).to_msg()
+        for thing in objects:
+            marker = Marker(ns=thing.name, type=Marker.CUBE, action=Marker.ADD)
+            marker.header.frame_id = f"{self.p.frame_prefix}base_link"
+            marker.header.stamp = stamp
+            pose = marker.pose
+            pose.position.x, pose.position.y, pose.position.z = thing.position_m
+            rotation = pose.orientation
+            rotation.w, rotation.x, rotation.y, rotation.z = thing.quaternion_wxyz
+            marker.scale.x, marker.scale.y, marker.scale.z = thing.size_m
+            marker.color.r, marker.color.g, marker.color.b, marker.color.a = thing.rgba
+            message.markers.append(marker)
+        self._objects.publish(message)
+
+    def _on_reset(
+        self, request: ResetScene.Request, response: ResetScene.Response
+    ) -> ResetScene.Response:
+        if not self.active:
+            response.success, response.message = False, "the simulator is not active"
+            return response
+        try:
+            with self._arm.lock:
+                self._arm.reset(request.seed)
+        except RuntimeError as error:
+            response.success, response.message = False, str(error)
+        else:
+            response.success, response.message = True, f"cubes placed, seed {request.seed}"
+        return response
+
+
+def _import_physics() -> tuple[Any, Any]:
+    """Import what needs mujoco; this process never draws, so it needs no OpenGL library."""
+    os.environ["MUJOCO_GL"] = "disabled"
+    try:
+        from so101_driver.sim import arm_simulation, realtime
+    except ImportError as error:
+        raise UserError(
+            f"the simulator needs a Python package that is missing ({error}): 'make setup' brings "
+            "it, or 'make ros-env' beside a ROS installation."
+        ) from error
+    return arm_simulation, realtime
+
+
+def _make_link(link: Path, port: str) -> None:
+    """Point ``link`` to the port, replacing a link that a killed simulator left."""
+    if link.exists() and not link.is_symlink():
+        raise UserError(f"port_link {link} exists and is not a link: remove it or give another.")
+    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        link.parent.mkdir(parents=True, exist_ok=True)
+        fresh.symlink_to(port)
+        fresh.replace(link)
+    except OSError as error:
+        raise UserError(
+            f"cannot make the link {link} ({error.strerror}): give a port_link in a folder that "
+            "you may write to."
+        ) from error
+
+
+def main() -> None:
+    """Run the node."""
+    sys.exit(run_node(SimNode))
+
+
+if __name__ == "__main__":
+    main()
