@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +13,16 @@ from so101_driver.errors import UserError
 from torch import Tensor
 
 from wallx_policy.model.config import Layout, ModelConfig
+from wallx_policy.model.tensors import (
+    EMBEDDING,
+    NORMALIZER,
+    fused_as_in,
+    fused_name,
+    tensor_shapes,
+)
 from wallx_policy.model.vision import vision_shapes
 
 FILE_NAME = "model.safetensors"
-_NORMALIZER = re.compile(r"action_preprocessor\.normalizer_(action|propri)\.(min|delta)\.(.+)")
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
 
@@ -147,10 +152,9 @@ class _Reader:
     @property
     def _embedding(self) -> str:
         """LeRobot's save functions keep the tied matrix under the other of its two names."""
-        names = ("model.embed_tokens.weight", "lm_head.weight")
-        if self.layout is Layout.LEROBOT and names[0] not in self.shapes:
-            return names[1]
-        return names[0]
+        if self.layout is Layout.LEROBOT and EMBEDDING not in self.shapes:
+            return "lm_head.weight"
+        return EMBEDDING
 
     def check(self) -> None:
         """Compare all names and shapes with what the configuration asks for."""
@@ -179,55 +183,15 @@ class _Reader:
     def _may_be_extra(self, name: str) -> bool:
         if name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq"):
             return True
-        return self.layout is Layout.ORIGINAL and _NORMALIZER.fullmatch(name) is not None
+        return self.layout is Layout.ORIGINAL and NORMALIZER.fullmatch(name) is not None
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
-        """Return shapes by name, fused where the file has the fused name."""
-        c = self.config
-        hidden, q, kv = c.hidden_size, c.heads * c.head_dim, c.kv_heads * c.head_dim
         # Rows and columns are the file's own; everything else must agree with them.
         rows = self.shapes.get(self._embedding, (0,))[0]
         columns = self.shapes.get("action_preprocessor.action_proj_back.weight", (0,))[0]
-        head = "action_preprocessor."
-        shapes: dict[str, tuple[int, ...]] = {
-            self._embedding: (rows, hidden),
-            "model.norm.weight": (hidden,),
-            f"{head}w1.weight": (hidden, 2 * columns),
-            f"{head}w2.weight": (hidden, 2 * hidden),
-            f"{head}w3.weight": (hidden, hidden),
-            f"{head}action_proj_back.weight": (columns, hidden),
-            f"{head}propri_proj.weight": (hidden, 2 * columns),
-        }
-        for n in range(c.layers):
-            layer = f"model.layers.{n}."
-            attention = f"{layer}self_attn."
-            shapes[f"{layer}input_layernorm.weight"] = (hidden,)
-            shapes[f"{layer}post_attention_layernorm.weight"] = (hidden,)
-            for kind, tail in (("weight", (hidden,)), ("bias", ())):
-                parts = {f"{attention}{x}_proj.{kind}": (kv, *tail) for x in "kv"}
-                parts = {f"{attention}q_proj.{kind}": (q, *tail), **parts}
-                shapes |= self._fused(f"{attention}qkv_proj.{kind}", parts)
-            shapes[f"{attention}o_proj.weight"] = (hidden, q)
-            for e, inner in enumerate(c.expert_sizes):
-                expert = f"{layer}moe.experts.{e}."
-                parts = {f"{expert}{x}_proj.weight": (inner, hidden) for x in ("gate", "up")}
-                shapes |= self._fused(f"{expert}gate_up_proj.weight", parts)
-                shapes[f"{expert}down_proj.weight"] = (hidden, inner)
-        for name, shape in vision_shapes(c.vision).items():
-            fused = re.sub(r"\.(gate|up)_proj\.", ".gate_up_proj.", f"visual.{name}")
-            if fused != f"visual.{name}" and fused in self.shapes:
-                shapes[fused] = (2 * shape[0], *shape[1:])
-            else:
-                shapes[f"visual.{name}"] = shape
-        return shapes
-
-    def _fused(
-        self, name: str, parts: Mapping[str, tuple[int, ...]]
-    ) -> Mapping[str, tuple[int, ...]]:
-        if name not in self.shapes:
-            return parts
-        tail = next(iter(parts.values()))[1:]
-        return {name: (sum(shape[0] for shape in parts.values()), *tail)}
+        split = tensor_shapes(self.config, rows, columns)
+        split[self._embedding] = split.pop(EMBEDDING)
+        return fused_as_in(split, self.shapes)
 
     def read(self) -> ModelWeights:
         """Read every tensor once, to its place and type."""
@@ -251,8 +215,7 @@ class _Reader:
         attention, f32 = f"{layer}self_attn.", torch.float32
 
         def qkv(kind: str) -> Tensor:
-            parts = [f"{attention}{x}_proj.{kind}" for x in "qkv"]
-            return self._joined(f"{attention}qkv_proj.{kind}", parts)
+            return self._joined([f"{attention}{x}_proj.{kind}" for x in "qkv"])
 
         shared = {
             "input_norm": self._tensor(f"{layer}input_layernorm.weight", f32),
@@ -264,15 +227,15 @@ class _Reader:
 
         def expert(e: int) -> ExpertWeights:
             name = f"{layer}moe.experts.{e}."
-            parts = [f"{name}gate_proj.weight", f"{name}up_proj.weight"]
-            gate_up = self._joined(f"{name}gate_up_proj.weight", parts)
+            gate_up = self._joined([f"{name}{x}_proj.weight" for x in ("gate", "up")])
             return ExpertWeights(
                 **shared, gate_up=gate_up, down=self._tensor(f"{name}down_proj.weight")
             )
 
         return expert(0), expert(1)
 
-    def _joined(self, fused: str, parts: list[str]) -> Tensor:
+    def _joined(self, parts: list[str]) -> Tensor:
+        fused = fused_name(parts[0])
         if fused in self.shapes:
             return self._tensor(fused)
         return torch.cat([self._tensor(part) for part in parts])
@@ -281,14 +244,14 @@ class _Reader:
         key = f"visual.{name}"
         if key in self.shapes:
             return self._tensor(key)
-        both = self._tensor(re.sub(r"\.(gate|up)_proj\.", ".gate_up_proj.", key))
+        both = self._tensor(fused_name(key))
         # Copies, so that neither half keeps the fused tensor alive.
         return both.chunk(2)[0 if ".gate_proj." in key else 1].clone()
 
     def _normalizers(self) -> dict[str, dict[tuple[str, str], Tensor]]:
         found: dict[str, dict[tuple[str, str], Tensor]] = {}
         for name in self.shapes:
-            match = _NORMALIZER.fullmatch(name)
+            match = NORMALIZER.fullmatch(name)
             if match:
                 tensor = self._tensor(name, torch.float64, "cpu")
                 found.setdefault(match[3], {})[(match[1], match[2])] = tensor

@@ -48,6 +48,7 @@ _FLAGS: Mapping[str, Any] = {
     "use_sliding_window": False,
     "hidden_act": "silu",
 }
+_BASE_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
 _WALL_05_MARKS = ("attention_moe", "norm_moe", "mot_opt", "action_hidden_size")
 
 
@@ -97,6 +98,7 @@ class CheckpointConfig:
         resolution: Long side by view; −1 leaves a view as it is.
         horizon: Actions in a chunk.
         action_dim: Leading action columns in use; None means all.
+        state_dim: State columns; None where the configuration does not say.
     """
 
     layout: Layout
@@ -109,6 +111,7 @@ class CheckpointConfig:
     resolution: Mapping[str, int]
     horizon: int
     action_dim: int | None
+    state_dim: int | None
 
 
 def read_config(folder: Path, base: Path | None) -> CheckpointConfig:
@@ -146,6 +149,7 @@ def read_config(folder: Path, base: Path | None) -> CheckpointConfig:
         resolution={str(k): int(v) for k, v in config.get("resolution", {}).items()},
         horizon=DEFAULT_HORIZON,
         action_dim=None,
+        state_dim=None,
     )
 
 
@@ -171,10 +175,6 @@ def _lerobot(folder: Path, config: Mapping[str, Any], base: Path | None) -> Chec
         for name, feature in config.get("input_features", {}).items()
         if feature.get("type") == "VISUAL"
     )
-    try:
-        action_dim = int(config["output_features"]["action"]["shape"][0])
-    except (KeyError, IndexError, TypeError):
-        raise UserError(f"{path} lacks output_features.action.shape") from None
     return CheckpointConfig(
         layout=Layout.LEROBOT,
         model=_model(source / "config.json", read_json(source / "config.json")),
@@ -186,20 +186,30 @@ def _lerobot(folder: Path, config: Mapping[str, Any], base: Path | None) -> Chec
         cameras=cameras,
         resolution={},
         horizon=int(config.get("chunk_size", DEFAULT_HORIZON)),
-        action_dim=action_dim,
+        action_dim=_columns(path, config, "output_features", "action"),
+        state_dim=_columns(path, config, "input_features", "observation.state"),
     )
 
 
+def _columns(path: Path, config: Mapping[str, Any], features: str, name: str) -> int:
+    try:
+        return int(config[features][name]["shape"][0])
+    except (KeyError, IndexError, TypeError):
+        raise UserError(f"{path} lacks {features}.{name}.shape") from None
+
+
 def _base_folder(folder: Path, config: Mapping[str, Any], base: Path | None) -> Path:
-    named = config.get("pretrained_name_or_path") or ""
-    source = base if base is not None else Path(named)
-    files = ("config.json", "tokenizer.json", "preprocessor_config.json")
-    missing = [name for name in files if not (source / name).is_file()]
-    if (base is None and not named) or missing:
+    """Return the first of: the argument, a folder ``base`` in the checkpoint, the named model."""
+    named = str(config.get("pretrained_name_or_path") or "")
+    source = base or folder / "base"
+    if base is None and not source.is_dir() and Path(named).is_dir():
+        source = Path(named)
+    missing = [name for name in _BASE_FILES if not (source / name).is_file()]
+    if missing:
         raise UserError(
             f"{folder} is a LeRobot policy, which holds no tokenizer and no network configuration: "
-            f"copy {', '.join(files)} of its base model ({named or 'wall-oss-flow'}) into a local "
-            f"folder and name it as base ({source} lacks {', '.join(missing)})"
+            f"copy {', '.join(_BASE_FILES)} of its base model ({named or 'wall-oss-flow'}) into "
+            f"{folder / 'base'}, or name their folder as base ({source} lacks {', '.join(missing)})"
         )
     return source
 

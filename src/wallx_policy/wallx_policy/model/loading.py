@@ -126,6 +126,7 @@ def _own_contract(folder: Path, config: CheckpointConfig) -> Contract | None:
     own = {
         "cameras": (tuple(camera.view for camera in contract.cameras), config.cameras),
         "action columns": (len(contract.action), config.action_dim),
+        "state columns": (len(contract.state), config.state_dim),
     }
     for what, (said, configured) in own.items():
         if configured is not None and said != configured:
