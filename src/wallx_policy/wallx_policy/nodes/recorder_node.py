@@ -13,13 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.callback_groups import CallbackGroup
 from rclpy.qos import QoSProfile, ReliabilityPolicy
-from rclpy.subscription import Subscription
 from so101_driver.errors import UserError
 from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
 
 from wallx_msgs.srv import RecorderControl
+from wallx_policy.nodes.polled import PolledSubscription
 from wallx_policy.recorder_parameters import PARAMETERS
 from wallx_policy.recording.bag_writer import OfferedQos
 from wallx_policy.recording.definitions import message_definition
@@ -35,34 +34,14 @@ SILENCE_S = 1.0
 """The arm's topics have been silent for so long: nothing moves any more."""
 
 
-class _NotForExecutor(CallbackGroup):
-    """Keeps subscriptions away from the executor: the recorder's own thread takes their messages.
-
-    Waiting on thirty subscriptions costs an executor far more than asking each of them 50 times a
-    second, and receive times do not suffer, because the middleware stamps them.
-    """
-
-    def can_execute(self, entity: Any) -> bool:
-        """Never: the recorder's thread takes the messages."""
-        return False
-
-    def beginning_execution(self, entity: Any) -> bool:
-        """Refuse."""
-        return False
-
-    def ending_execution(self, entity: Any) -> None:
-        """Nothing begins, so nothing ends."""
-
-
 class _Input:
     """One recorded topic: its subscriptions and its channel in the current bag."""
 
-    def __init__(self, node: RecorderNode, topic: RecordedTopic, group: CallbackGroup) -> None:
+    def __init__(self, node: RecorderNode, topic: RecordedTopic) -> None:
         self.topic = topic
         self.name = node.resolve_topic_name(topic.name)
         self.channel: int | None = None
         self._node = node
-        self._group = group
         package, _, name = topic.type_name.split("/")
         self._type = getattr(importlib.import_module(f"{package}.msg"), name)
         self._recent: list[tuple[int, bytes]] = []
@@ -70,20 +49,15 @@ class _Input:
         if topic.any_durability:
             self.subscriptions.append(self._subscribe(latched(DEPTH)))
 
-    def _subscribe(self, qos: QoSProfile) -> Subscription:
-        return self._node.create_subscription(
-            self._type, self.name, lambda _data: None, qos, callback_group=self._group, raw=True
-        )
+    def _subscribe(self, qos: QoSProfile) -> PolledSubscription:
+        # Raw: nothing is decoded, so recording costs little more than copying.
+        return PolledSubscription(self._node, self._type, self.name, qos, raw=True)
 
     def take(self) -> list[tuple[bytes, dict[str, Any]]]:
         """Return serialised messages that have arrived, with what the middleware knows of them."""
         taken = []
         for subscription in self.subscriptions:
-            while True:
-                with subscription.handle:
-                    message = subscription.handle.take_message(self._type, True)
-                if message is None:
-                    break
+            while (message := subscription.take()) is not None:
                 if not self.topic.any_durability or not self._seen(*message):
                     taken.append(message)
         return taken
@@ -104,10 +78,7 @@ class _Input:
     def accept_best_effort(self) -> bool:
         """Subscribe anew with best effort if no publisher offers more; True if that was done."""
         offers = self.offers()
-        if (
-            not offers
-            or self.subscriptions[0].qos_profile.reliability != ReliabilityPolicy.RELIABLE
-        ):
+        if not offers or self.subscriptions[0].qos.reliability != ReliabilityPolicy.RELIABLE:
             return False
         if any(offer.reliability == ReliabilityPolicy.RELIABLE for offer in offers):
             return False
@@ -118,7 +89,7 @@ class _Input:
     def destroy(self) -> None:
         """Stop listening."""
         for subscription in self.subscriptions:
-            self._node.destroy_subscription(subscription)
+            subscription.destroy()
 
 
 class RecorderNode(NodeBase):
@@ -163,8 +134,7 @@ class RecorderNode(NodeBase):
         topics = recorded_topics(self.p.camera_names, self.p.image_transport, self.p.estop_topic)
         for topic in topics:
             message_definition(topic.type_name)
-        group = _NotForExecutor()
-        self._inputs = [_Input(self, topic, group) for topic in topics]
+        self._inputs = [_Input(self, topic) for topic in topics]
         if self.p.record_on_start:
             outcome = self._apply(Action.START, self.p.task)
             if not outcome.success:
