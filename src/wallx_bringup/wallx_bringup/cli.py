@@ -32,6 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"wallx: {error}", file=sys.stderr, flush=True)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
