@@ -1,0 +1,347 @@
+"""The policy node must refuse a graph it was not trained for and never restamp or publish garbage.
+
+Every test runs the real node as a process, with a policy plugged in from a package of its own, and
+plays the cameras and joint states itself.
+"""
+
+import array
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("wallx_msgs", reason="needs the built workspace")
+import cv2
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from sensor_msgs.msg import CompressedImage, Image, JointState
+from so101_driver.joints import JOINT_NAMES
+from std_msgs.msg import String
+from visualization_msgs.msg import Marker, MarkerArray
+
+from wallx_msgs.action import RunInstruction
+from wallx_msgs.msg import ActionChunk, PolicyStatus
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
+
+ENVIRONMENT = {
+    "ROS_LOCALHOST_ONLY": "1",
+    "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+    "ROS_PYTHON_CHECK_FIELDS": "1",
+}
+PLUGIN = '''
+import numpy as np
+from dataclasses import replace
+from wallx_policy.backends.base import Backend, BackendNeeds, Prediction
+from wallx_policy.backends.scripted import scripted_contract, scripted_description
+from wallx_policy.contract import Camera
+
+class Seeing(Backend):
+    """Holds 0.1 rad; the instruction 'nan' or 'raise' makes it fail."""
+    def __init__(self, settings):
+        cameras = (Camera("face_view", 32, 24), Camera("wrist_view", 24, 24))
+        self.name = "seeing"
+        self.contract = replace(scripted_contract(), cameras=cameras)
+        self.description = scripted_description("test policy")
+        self.needs = BackendNeeds(images=True)
+
+    def predict(self, observation):
+        if observation.instruction == "raise":
+            raise RuntimeError("out of memory")
+        actions = np.full((25, 6), 0.1)
+        if observation.instruction == "nan":
+            actions[3, 2] = np.nan
+        mean = observation.images["face_view"].rgb.reshape(-1, 3).mean(axis=0)
+        return Prediction(actions, 0.04, subtask=f"red {mean[0]:.0f} blue {mean[2]:.0f}")
+'''
+
+
+@pytest.fixture(scope="module")
+def context(tmp_path_factory):
+    """Isolated ROS context; an installed package with the plugged-in policy."""
+    package = tmp_path_factory.mktemp("plugin")
+    (package / "seeing_policy.py").write_text(PLUGIN)
+    metadata = package / "seeing_policy-1.0.dist-info"
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: seeing_policy\nVersion: 1.0\n")
+    (metadata / "entry_points.txt").write_text(
+        "[wallx_policy.backends]\nseeing = seeing_policy:Seeing\n"
+    )
+    changes = dict(ENVIRONMENT)
+    changes["PYTHONPATH"] = os.pathsep.join(
+        filter(None, (str(package), os.environ.get("PYTHONPATH")))
+    )
+    previous = {name: os.environ.get(name) for name in changes}
+    os.environ.update(changes)
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    yield context
+    rclpy.shutdown(context=context)
+    for name, value in previous.items():
+        os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class Robot:
+    """Cameras, joint states and whoever listens to the policy."""
+
+    def __init__(self, context):
+        self.node = rclpy.create_node("robot", context=context)
+        self.executor = SingleThreadedExecutor(context=context)
+        self.executor.add_node(self.node)
+        self.joint_names = list(JOINT_NAMES)
+        self.sizes = {"face_view": (32, 24), "wrist_view": (24, 24)}
+        self.cube_xyz = (0.2, 0.0, 0.0125)
+        self.chunks, self.statuses, self.stamps = [], [], {}
+        self._publishers = {}
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.node.create_subscription(ActionChunk, "action_chunk", self.chunks.append, 10)
+        self.node.create_subscription(PolicyStatus, "policy/status", self.statuses.append, latched)
+        self.instruction = self.node.create_publisher(String, "instruction", latched)
+        self.node.create_timer(0.01, self._send_joints)
+        self.node.create_timer(1 / 15, self._send_images)
+        self.node.create_timer(0.05, self._send_objects)
+
+    def publish(self, topic, message):
+        if topic not in self._publishers:
+            self._publishers[topic] = self.node.create_publisher(type(message), topic, 10)
+        self._publishers[topic].publish(message)
+
+    def _now(self):
+        return self.node.get_clock().now().to_msg()
+
+    def _send_joints(self):
+        message = JointState(name=self.joint_names, position=[0.1] * 6, velocity=[0.0] * 6)
+        message.header.stamp = self._now()
+        self.publish("joint_states", message)
+
+    def _send_images(self):
+        for view, (width, height) in self.sizes.items():
+            bgr = np.zeros((height, width, 3), np.uint8)
+            bgr[:, :, 2] = 200
+            jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
+            message = CompressedImage(format="jpeg", data=array.array("B", jpeg))
+            message.header.stamp = stamp = self._now()
+            self.stamps.setdefault(view, []).append((stamp.sec, stamp.nanosec))
+            self.publish(f"camera/{view}/image_raw/compressed", message)
+            raw = Image(height=height, width=width, step=3 * width, encoding="bgr8")
+            raw.header.stamp = stamp
+            raw.data = array.array("B", bgr.tobytes())
+            self.publish(f"camera/{view}/image_raw", raw)
+
+    def _send_objects(self):
+        cube = Marker(ns="red_cube", action=Marker.ADD)
+        tray = Marker(ns="tray", action=Marker.ADD)
+        for marker, xyz, size in ((cube, self.cube_xyz, 0.025), (tray, (0.2, -0.2, 0.0), 0.1)):
+            marker.header.stamp = self._now()
+            marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = xyz
+            marker.scale.x = marker.scale.y = marker.scale.z = size
+        self.publish("sim/objects", MarkerArray(markers=[cube, tray]))
+
+    def wait_for(self, what, condition, process, timeout_s=20.0):
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            self.executor.spin_once(timeout_sec=0.05)
+            if time.monotonic() > deadline_s:
+                process.kill()
+                said = process.stdout.read()
+                last = self.statuses[-1].reason if self.statuses else "nothing"
+                pytest.fail(f"waited in vain for {what}; status: {last}; the node said:\n{said}")
+
+    def wait_for_exit(self, process):
+        self.wait_for("the node's end", lambda: process.poll() is not None, process)
+        return process.stdout.read()
+
+
+@pytest.fixture
+def robot(context):
+    robot = Robot(context)
+    yield robot
+    robot.executor.shutdown()
+    robot.node.destroy_node()
+
+
+@pytest.fixture
+def policy():
+    """Starts the node with the given parameters; ends the one started before."""
+    processes = []
+
+    def end():
+        for process in processes:
+            process.kill()
+            process.wait()
+            process.stdout.close()
+        processes.clear()
+
+    def start(**parameters):
+        end()
+        code = "from wallx_policy.nodes.policy_node import main; main()"
+        command = [sys.executable, "-c", code, "--ros-args"]
+        for name, value in {"backend": "seeing", **parameters}.items():
+            command += ["-p", f"{name}:={value}"]
+        process = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        processes.append(process)
+        return process
+
+    yield start
+    end()
+
+
+def stamp(message):
+    return message.sec, message.nanosec
+
+
+@pytest.mark.parametrize("transport", ["compressed", "raw"])
+def test_chunks_carry_the_stamps_of_their_inputs(robot, policy, transport):
+    process = policy(image_transport=transport, instruction="put it down")
+    robot.wait_for("10 chunks", lambda: len(robot.chunks) >= 10, process)
+    assert len({chunk.session for chunk in robot.chunks}) == 1
+    sequences = [chunk.sequence for chunk in robot.chunks]
+    assert sequences == list(range(sequences[0], sequences[0] + len(sequences)))
+    for chunk in robot.chunks:
+        assert list(chunk.camera_names) == ["face_view", "wrist_view"]
+        for view, camera_stamp in zip(chunk.camera_names, chunk.camera_stamps, strict=True):
+            assert stamp(camera_stamp) in robot.stamps[view]
+        newest = max(stamp(camera_stamp) for camera_stamp in chunk.camera_stamps)
+        assert stamp(chunk.header.stamp) == stamp(chunk.trajectory.header.stamp) == newest
+        assert stamp(chunk.state_stamp) <= newest
+        assert chunk.instruction == "put it down"
+        assert chunk.action_kind == ActionChunk.ACTION_KIND_GOAL
+        assert list(chunk.trajectory.joint_names) == list(JOINT_NAMES)
+        assert 0.0 < chunk.observation_to_publish_s < 5.0
+        # Red and blue are not exchanged on the way.
+        red, blue = (int(word) for word in chunk.subtask.split()[1::2])
+        assert red > 150 > 50 > blue
+        last = chunk.trajectory.points[-1].time_from_start
+        assert (last.sec, last.nanosec) == (0, 960_000_000)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "words"),
+    [
+        ({"face_view": (64, 48), "wrist_view": (24, 24)}, ("face_view", "64x48", "32x24")),
+        ({"face_view": (24, 24), "wrist_view": (32, 24)}, ("swapped", "face_view", "wrist_view")),
+        ({"face_view": (32, 24)}, ("camera/wrist_view", "topic")),
+    ],
+)
+def test_cameras_that_do_not_fit_are_refused_by_name(robot, policy, sizes, words):
+    robot.sizes = sizes
+    process = policy(graph_timeout_s=4.0)
+    said = robot.wait_for_exit(process)
+    assert process.returncode == 1
+    for word in words:
+        assert word in said
+    assert "Traceback" not in said
+    assert not robot.chunks
+
+
+def test_another_camera_topic_can_be_given_and_a_wrong_one_is_named(robot, policy):
+    robot.sizes = {"face_view": (32, 24), "hand": (24, 24)}
+    process = policy(camera_topics="wrist_view=camera/hand")
+    robot.wait_for("a chunk", lambda: robot.chunks, process)
+    process = policy(camera_topics="wrist=camera/hand")
+    said = robot.wait_for_exit(process)
+    assert process.returncode == 1
+    assert "wrist=camera/hand" in said
+
+
+def test_joints_in_another_order_are_refused(robot, policy):
+    robot.joint_names = list(reversed(JOINT_NAMES))
+    process = policy()
+    said = robot.wait_for_exit(process)
+    assert process.returncode == 1
+    assert "joint_states names gripper" in said
+
+
+def test_an_unknown_backend_is_one_sentence(robot, policy):
+    process = policy(backend="wal_oss")
+    said = robot.wait_for_exit(process)
+    assert process.returncode == 1
+    assert "no policy backend 'wal_oss'" in said
+    assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("instruction", "words"), [("nan", "elbow_flex"), ("raise", "out of memory")]
+)
+def test_a_failing_inference_is_reported_and_nothing_is_published(
+    robot, policy, instruction, words
+):
+    process = policy()
+    robot.wait_for("chunks", lambda: robot.chunks, process)
+    robot.instruction.publish(String(data=instruction))
+    robot.wait_for(
+        "the fault",
+        lambda: robot.statuses[-1].state == PolicyStatus.STATE_FAULT,
+        process,
+    )
+    assert words in robot.statuses[-1].last_error
+    assert all(chunk.instruction == "" for chunk in robot.chunks)
+    assert all(np.isfinite(p.positions).all() for c in robot.chunks for p in c.trajectory.points)
+    robot.instruction.publish(String(data="go on"))
+    robot.wait_for("recovery", lambda: robot.chunks[-1].instruction == "go on", process)
+
+
+def test_a_camera_that_stops_ends_the_chunks_and_is_named(robot, policy):
+    process = policy()
+    robot.wait_for("chunks", lambda: robot.chunks, process)
+    del robot.sizes["wrist_view"]
+    robot.wait_for(
+        "the reason",
+        lambda: (
+            robot.statuses[-1].state == PolicyStatus.STATE_WAITING
+            and "wrist_view" in robot.statuses[-1].reason
+        ),
+        process,
+    )
+    count = len(robot.chunks)
+    robot.wait_for("the next status", lambda: len(robot.statuses) > 3, process)
+    assert len(robot.chunks) == count
+
+
+def test_a_run_succeeds_only_by_its_check(robot, policy, context):
+    process = policy(backend="hold", success_check="red_cube_in_tray")
+    robot.wait_for("chunks", lambda: robot.chunks, process)
+    client = ActionClient(robot.node, RunInstruction, "run_instruction")
+    robot.wait_for("the action", client.server_is_ready, process)
+
+    def run(timeout_s):
+        sent = client.send_goal_async(
+            RunInstruction.Goal(instruction="tidy up", timeout_s=timeout_s)
+        )
+        robot.wait_for("acceptance", sent.done, process)
+        assert sent.result().accepted
+        done = sent.result().get_result_async()
+        return done
+
+    done = run(1.0)
+    robot.wait_for("the result", done.done, process)
+    assert done.result().result.outcome == RunInstruction.Result.OUTCOME_TIMEOUT
+    robot.wait_for(
+        "the pause", lambda: "waiting for an instruction" in robot.statuses[-1].reason, process
+    )
+    done = run(30.0)
+    robot.wait_for("chunks again", lambda: robot.chunks[-1].instruction == "tidy up", process)
+    assert not done.done()
+    robot.cube_xyz = (0.2, -0.2, 0.02)
+    robot.wait_for("the result", done.done, process)
+    assert done.result().result.outcome == RunInstruction.Result.OUTCOME_SUCCEEDED
+    assert "red_cube_in_tray" in done.result().result.reason
+
+
+@pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_it_at_once(robot, policy, signal_number):
+    process = policy()
+    robot.wait_for("chunks", lambda: robot.chunks, process)
+    process.send_signal(signal_number)
+    begin_s = time.monotonic()
+    robot.wait_for_exit(process)
+    assert process.returncode == 0
+    assert time.monotonic() - begin_s < 4.0
