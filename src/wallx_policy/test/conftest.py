@@ -25,6 +25,7 @@ class SyntheticAct:
     lost_by_recorder: tuple[int, ...] = ()
     late_ticks_s: dict[int, float] = field(default_factory=dict)
     chunk_period_s: float = 0.08
+    missed_chunks: tuple[int, ...] = ()
     chunk_latency_s: float = 0.12
     wire_delay_s: float = 0.002
     wire_dropped: tuple[int, ...] = ()
@@ -162,6 +163,8 @@ class _SyntheticBag:
 
     def _chunks(self) -> None:
         for index in range(int(self.act.duration_s / self.act.chunk_period_s)):
+            if index in self.act.missed_chunks:
+                continue
             t_s = index * self.act.chunk_period_s
             chunk = {"source": "expert", "session": 1, "sequence": index, "action_kind": 1}
             publish_s = t_s + self.act.chunk_latency_s

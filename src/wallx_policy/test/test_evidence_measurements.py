@@ -45,9 +45,21 @@ def test_a_good_run_meets_every_bar_that_has_one(act):
     for name, verdict in verdicts.items():
         assert verdict is (Verdict.MISSING if name in without_limits else Verdict.MET), name
     assert row(measured, "command rate").measured.startswith("100.00 Hz")
-    assert row(measured, "chunk rate").measured == "12.5 Hz (75 chunks)"
-    assert row(measured, "camera face_view").measured == "15.0 Hz"
+    assert row(measured, "chunk rate").measured == ("12.5 Hz (75 chunks, longest pause 80.0 ms)")
+    assert row(measured, "camera face_view").measured.startswith("15.0 Hz")
     assert row(measured, "cube lifted").measured == "80 mm"
+
+
+def test_a_hole_in_a_stream_shows_beside_its_mean_rate(act):
+    measured = act(missed_chunks=(30, 31, 32))
+    assert "longest pause 320.0 ms" in row(measured, "chunk rate").measured
+
+
+def test_what_the_safety_node_says_is_shown_as_its_own_word(act):
+    measured = act()
+    assert row(measured, "safety states").measured == "HOLD 0.3 s, TRACKING 5.1 s, PARKING 0.5 s"
+    assert row(measured, "guards that acted").measured == "BAD_CHUNK 3"
+    assert row(measured, "guards that acted").verdict is Verdict.INFORMATION
 
 
 def test_latency_is_publish_time_minus_observation_stamp(act):

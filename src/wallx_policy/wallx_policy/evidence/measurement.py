@@ -23,6 +23,7 @@ from wallx_policy.evidence.rows import (
     command_rows,
     limit_rows,
     rate_row,
+    safety_rows,
     task_rows,
     wire_row,
 )
@@ -139,6 +140,7 @@ def measure_act(files: ActFiles, bare: Timing | None) -> ActMeasurement:
         *limit_rows(differences, limits),
         wire_row(wire),
         *(task_rows(objects) if files.has_task else ()),
+        *safety_rows(safety),
     ]
     return ActMeasurement(
         files,

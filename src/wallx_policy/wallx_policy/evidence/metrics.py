@@ -107,6 +107,21 @@ def rate_hz(times_ns: Ints) -> float | None:
     return float((len(times_ns) - 1) / ((times_ns[-1] - times_ns[0]) * 1e-9))
 
 
+def longest_pause_s(times_ns: Ints) -> float:
+    """Return the longest time between two neighbours, 0 of fewer than two."""
+    return float(np.max(np.diff(times_ns)) * 1e-9) if len(times_ns) > 1 else 0.0
+
+
+def time_in_states(safety: SafetySeries) -> dict[SafetyState, float]:
+    """Return the seconds spent in each state, by the statuses' publish times."""
+    changes = safety.changes()
+    ends = [time_ns for time_ns, _ in changes[1:]] + [int(safety.publish_ns[-1])]
+    seconds: dict[SafetyState, float] = {}
+    for (start_ns, state), end_ns in zip(changes, ends, strict=True):
+        seconds[state] = seconds.get(state, 0.0) + (end_ns - start_ns) * 1e-9
+    return seconds
+
+
 def lost_in_recording(sequence: Ints) -> int:
     """Return how many messages of one publisher the recorder did not get, by the counts' gaps."""
     steps = np.diff(sequence)

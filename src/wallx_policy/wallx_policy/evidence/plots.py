@@ -202,8 +202,8 @@ def cube(act: ActMeasurement) -> bytes | None:
                 )
         gripper.set_ylabel("gripper [°]")
         lines = [*axis.get_legend_handles_labels()[0], *gripper.get_legend_handles_labels()[0]]
-        axis.legend(lines, [str(line.get_label()) for line in lines], fontsize=8, ncols=3)
-        axis.set_title("the cube and the gripper")
+        labels = [str(line.get_label()) for line in lines]
+        figure.legend(lines, labels, loc="outside upper right", fontsize=8, ncols=3)
         return _png(figure)
 
 

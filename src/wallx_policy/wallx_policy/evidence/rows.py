@@ -14,7 +14,7 @@ from wallx_policy.evidence import metrics
 from wallx_policy.evidence.bag import Topic
 from wallx_policy.evidence.limits import LimitValues
 from wallx_policy.evidence.metrics import Derivatives, Timing, WireDelay
-from wallx_policy.evidence.series import ChunkSeries, ObjectSeries
+from wallx_policy.evidence.series import ChunkSeries, ObjectSeries, SafetySeries
 from wallx_policy.success import LIFT_M
 
 CHUNK_RATE_HZ = 10.0
@@ -66,6 +66,10 @@ def _ms(seconds: float) -> str:
     return f"{seconds * 1e3:.2f}" if seconds < 0.01 else f"{seconds * 1e3:.1f}"
 
 
+def _pause(times_ns: NDArray[np.int64]) -> str:
+    return f"longest pause {_ms(metrics.longest_pause_s(times_ns))} ms"
+
+
 def chunk_rows(chunks: ChunkSeries | None) -> list[Row]:
     """How often chunks came and how old their observations were."""
     rate_bar = f"≥ {CHUNK_RATE_HZ:g} Hz"
@@ -79,7 +83,7 @@ def chunk_rows(chunks: ChunkSeries | None) -> list[Row]:
         ]
     latency = metrics.spread((chunks.publish_ns - chunks.stamp_ns) * 1e-9)
     assert latency is not None
-    count = f"{rate:.1f} Hz ({len(chunks)} chunks)"
+    count = f"{rate:.1f} Hz ({len(chunks)} chunks, {_pause(chunks.publish_ns)})"
     return [
         Row("chunk rate", count, rate_bar, _judge(rate >= CHUNK_RATE_HZ)),
         Row(
@@ -157,10 +161,10 @@ def rate_row(name: str, times_ns: NDArray[np.int64] | None) -> Row:
     """Messages per second of a 100 Hz topic."""
     bar = f"{LOOP_RATE_HZ:g} Hz"
     rate = metrics.rate_hz(times_ns) if times_ns is not None else None
-    if rate is None:
+    if times_ns is None or rate is None:
         return _missing(name, "no joint_states in the bag", bar)
     met = abs(rate / LOOP_RATE_HZ - 1) <= RATE_TOLERANCE
-    return Row(name, f"{rate:.2f} Hz", bar, _judge(met))
+    return Row(name, f"{rate:.2f} Hz ({_pause(times_ns)})", bar, _judge(met))
 
 
 def camera_rows(cameras: Mapping[str, Topic], expected: Sequence[str]) -> list[Row]:
@@ -174,7 +178,8 @@ def camera_rows(cameras: Mapping[str, Topic], expected: Sequence[str]) -> list[R
             why = "fewer than two images" if view in cameras else "no images in the bag"
             rows.append(_missing(name, why, bar))
         else:
-            rows.append(Row(name, f"{rate:.1f} Hz", bar, _judge(rate >= CAMERA_RATE_HZ)))
+            measured = f"{rate:.1f} Hz ({_pause(cameras[view].publish_ns)})"
+            rows.append(Row(name, measured, bar, _judge(rate >= CAMERA_RATE_HZ)))
     return rows
 
 
@@ -241,3 +246,17 @@ def task_rows(objects: ObjectSeries | None) -> list[Row]:
     else:
         rows.append(Row("cube in the tray", "yes" if in_tray else "no", "yes", _judge(in_tray)))
     return rows
+
+
+def safety_rows(safety: SafetySeries | None) -> list[Row]:
+    """What the safety node said of itself; for orientation, without a bar."""
+    if safety is None:
+        return [_missing("safety states", "no safety/status in the bag", "")]
+    states = ", ".join(
+        f"{state.name} {seconds:.1f} s" for state, seconds in metrics.time_in_states(safety).items()
+    )
+    acted = ", ".join(f"{name} {n}" for name, n in safety.limit_counts.items() if n) or "none"
+    return [
+        Row("safety states", states, "(reported)", Verdict.INFORMATION),
+        Row("guards that acted", acted, "(reported)", Verdict.INFORMATION),
+    ]

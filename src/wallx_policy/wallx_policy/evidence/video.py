@@ -110,7 +110,7 @@ class _Painter:
     def _captions(
         self, draw: ImageDraw.ImageDraw, act: ActMeasurement, time_ns: int, t_s: float
     ) -> None:
-        top = PICTURE_HEIGHT + 8
+        top, right = PICTURE_HEIGHT + 8, SIZE[0] - 16
         draw.text((16, top), act.files.title, font=self._bold, fill=BRIGHT)
         speed = "" if self._speed == 1.0 else f"  ({self._speed:g}x)"
         draw.text(
@@ -126,5 +126,5 @@ class _Painter:
                 parts.append(f"red cube {1e3 * (height[index] - height[0]):+.0f} mm")
         draw.text((16, top + 26), "    ".join(parts), font=self._plain, fill=DIM)
         if act.files.note:
-            text = act.files.note
-            draw.text((SIZE[0] - 16, top + 26), text, font=self._plain, fill=DIM, anchor="ra")
+            note = act.files.note
+            draw.text((right, top + 26), note, font=self._plain, fill=DIM, anchor="ra")
