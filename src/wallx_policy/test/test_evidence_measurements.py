@@ -9,6 +9,7 @@ import json
 import numpy as np
 import pytest
 from so101_driver.errors import UserError
+from so101_driver.joints import data_path
 from wallx_policy.evidence import ActFiles, measure_demo, render_table
 from wallx_policy.evidence.measurement import measure_act
 from wallx_policy.evidence.rows import Verdict
@@ -113,6 +114,17 @@ def test_finite_differences_are_those_of_the_commanded_motion(act):
     assert step == pytest.approx(1.0, abs=0.01)
     gap = act(name="gap", lost_by_recorder=(300,), missed_ticks=())
     assert np.nanmax(np.abs(gap.differences.velocity[:, 0])) == pytest.approx(largest[0], rel=1e-3)
+
+
+def test_a_jump_in_the_commands_breaks_the_limits(synthetic_bag):
+    limits = {"limits_file": data_path("so101_limits.yaml"), "limits_profile": "demo"}
+    smooth = measure_act(ActFiles("smooth", synthetic_bag("smooth"), **limits), None)
+    kicked = measure_act(
+        ActFiles("kicked", synthetic_bag("kicked", kick_tick=300, kick_rad=0.01), **limits), None
+    )
+    for kind in ("acceleration", "jerk"):
+        assert row(smooth, f"largest {kind}").verdict is Verdict.MET
+        assert row(kicked, f"largest {kind}").verdict is Verdict.MISSED
 
 
 def test_a_cube_left_on_the_table_is_not_in_the_tray(act):

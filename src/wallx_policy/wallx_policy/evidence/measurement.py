@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from so101_driver.errors import UserError
+from so101_driver.safety.limits import Limits
 
 from wallx_policy.evidence import ActFiles, Progress, metrics
 from wallx_policy.evidence.bag import Bag, Topic
-from wallx_policy.evidence.limits import LimitValues, load_limits
 from wallx_policy.evidence.metrics import Derivatives, Timing, WireDelay
 from wallx_policy.evidence.rows import (
     Row,
@@ -65,7 +65,7 @@ class ActMeasurement:
     cameras: Mapping[str, Topic]
     timing: Timing | None
     differences: Derivatives | None
-    limits: LimitValues | None
+    limits: Limits | None
     wire: WireDelay | None
 
     def seconds(self, time_ns: NDArray[np.int64] | int) -> NDArray[np.float64]:
@@ -113,7 +113,9 @@ def measure_act(files: ActFiles, bare: Timing | None) -> ActMeasurement:
         UserError: The bag or the limits file cannot be read.
     """
     bag = Bag(files.bag_dir)
-    limits = load_limits(files.limits_file, files.limits_profile) if files.limits_file else None
+    limits = None
+    if files.limits_file is not None:
+        limits = Limits.from_file(files.limits_file, files.limits_profile)
     commands = joint_series(bag, "joint_commands")
     states = joint_series(bag, "joint_states")
     chunks = chunk_series(bag)

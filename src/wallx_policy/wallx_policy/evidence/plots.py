@@ -112,9 +112,14 @@ def limits(act: ActMeasurement) -> bytes | None:
             3, 1, figsize=(WIDTH_IN, 5.4), sharex=True, sharey=True, layout="constrained"
         )
         seconds = act.seconds(act.commands.stamp_ns)
-        for axis, kind in zip(axes, ("velocity", "acceleration", "jerk"), strict=True):
+        kinds = (
+            ("velocity", act.differences.velocity, act.limits.velocity_rad_s),
+            ("acceleration", act.differences.acceleration, act.limits.acceleration_rad_s2),
+            ("jerk", act.differences.jerk, act.limits.jerk_rad_s3),
+        )
+        for axis, (kind, values, limit) in zip(axes, kinds, strict=True):
             _shade_states(axis, act)
-            share = np.abs(getattr(act.differences, kind)) / getattr(act.limits, kind)
+            share = np.abs(values) / limit
             for joint, name in enumerate(JOINT_NAMES):
                 axis.plot(
                     seconds,

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from so101_driver.joints import JOINT_NAMES
+from so101_driver.safety.limits import Limits
 
 from wallx_policy.evidence import metrics
 from wallx_policy.evidence.bag import Topic
-from wallx_policy.evidence.limits import LimitValues
 from wallx_policy.evidence.metrics import Derivatives, Timing, WireDelay
 from wallx_policy.evidence.series import ChunkSeries, ObjectSeries, SafetySeries
 from wallx_policy.success import LIFT_M
@@ -183,11 +183,15 @@ def camera_rows(cameras: Mapping[str, Topic], expected: Sequence[str]) -> list[R
     return rows
 
 
-def limit_rows(differences: Derivatives | None, limits: LimitValues | None) -> list[Row]:
+def limit_rows(differences: Derivatives | None, limits: Limits | None) -> list[Row]:
     """Largest finite differences of the commands, each for the joint nearest to its limit."""
-    kinds = (("velocity", "rad/s"), ("acceleration", "rad/s²"), ("jerk", "rad/s³"))
+    kinds = (
+        ("velocity", "rad/s", limits and limits.velocity_rad_s),
+        ("acceleration", "rad/s²", limits and limits.acceleration_rad_s2),
+        ("jerk", "rad/s³", limits and limits.jerk_rad_s3),
+    )
     rows = []
-    for kind, unit in kinds:
+    for kind, unit, limit in kinds:
         name = f"largest {kind}"
         values = getattr(differences, kind) if differences is not None else np.empty((0, 6))
         values = np.abs(values[np.any(np.isfinite(values), axis=1)])
@@ -195,12 +199,11 @@ def limit_rows(differences: Derivatives | None, limits: LimitValues | None) -> l
             rows.append(_missing(name, "too few joint_commands", "limits"))
             continue
         largest = np.nanmax(values, axis=0)
-        if limits is None:
+        if limit is None:
             joint = int(np.argmax(largest))
             measured = f"{largest[joint]:.3g} {unit} ({JOINT_NAMES[joint]})"
             rows.append(_missing(name, measured, "no limits file given"))
             continue
-        limit = getattr(limits, kind)
         joint = int(np.argmax(largest / limit))
         share = float(largest[joint] / limit[joint])
         rows.append(
