@@ -15,6 +15,7 @@ from wallx_policy.evidence.series import SafetyState
 from wallx_policy.images import EncodedImage, RawImage, to_rgb
 
 MOVED_RAD = 0.02
+LIFTED_OFF_M = 0.01
 FRAMES_EVENLY = 6
 
 
@@ -100,9 +101,9 @@ def _task_moments(act: ActMeasurement) -> list[Moment]:
     times_ns = act.objects.time_ns
     rise = height - height[np.flatnonzero(np.isfinite(height))[0]]
     top = int(np.nanargmax(rise))
-    lifted = np.flatnonzero(rise > 0.01)
+    lifted = np.flatnonzero(rise > LIFTED_OFF_M)
     if len(lifted) == 0:
-        return [Moment(int(times_ns[top]), f"cube highest: {rise[top] * 1e3:.0f} mm")]
+        return []
     last = int(lifted[-1])
     after = min(last + 10, len(times_ns) - 1)
     return [

@@ -57,7 +57,7 @@ def filmstrip(act: ActMeasurement) -> bytes | None:
         columns = len(moments)
         height = WIDTH_IN / columns * 0.82 * len(cameras) + 0.5
         figure, axes = plt.subplots(
-            len(cameras), columns, figsize=(WIDTH_IN, height), squeeze=False, layout="constrained"
+            len(cameras), columns, figsize=(WIDTH_IN, height), squeeze=False, layout="compressed"
         )
         for row, (view, frames) in enumerate(cameras.items()):
             for column, moment in enumerate(moments):

@@ -86,8 +86,8 @@ def _head(measurement: DemoMeasurement) -> str:
     missed = measurement.missed
     if missed:
         items = "".join(
-            f"<li>{escape(title)}: {escape(row.name)} {escape(row.measured)}"
-            f"{f', bar {escape(row.bar)}' if row.bar else ''} "
+            f"<li>{escape(title)} — {escape(row.name)}: {escape(row.measured)}"
+            f"{f' (bar: {escape(row.bar)})' if row.bar else ''} "
             f"<span class='{VERDICT_CLASS[row.verdict]}'>{row.verdict.value}</span></li>"
             for title, row in missed
         )
@@ -99,8 +99,8 @@ def _head(measurement: DemoMeasurement) -> str:
         f"<title>Demo report</title><style>{CSS}</style></head><body>"
         "<h1>What the demo did</h1>"
         "<p>Everything here was computed from the recorded bags: publish times, stamps and values "
-        "of the messages. Nothing is taken from what nodes say about themselves; only the state "
-        f"shown as background is the safety node's own.</p>{verdict}"
+        "of the messages. Nothing is taken from what nodes say about themselves, but for the state "
+        f"drawn as background and the lines marked (reported).</p>{verdict}"
     )
 
 

@@ -97,9 +97,13 @@ def chunk_rows(chunks: ChunkSeries | None) -> list[Row]:
 
 def command_rows(timing: Timing | None, schedule: Timing | None, bare: Timing | None) -> list[Row]:
     """How well the 100 Hz of commands were kept, beside a bare thread."""
-    names = ("command rate", "command period", "command period error", "ticks missed")
     if timing is None or schedule is None:
-        return [_missing(name, "no joint_commands in the bag", "") for name in names]
+        bars = {
+            "command rate": f"{LOOP_RATE_HZ:g} Hz",
+            "command period error": "bare thread + 2 ms",
+            "ticks missed": "bare thread",
+        }
+        return [_missing(name, "no joint_commands in the bag", bar) for name, bar in bars.items()]
     period = timing.period
     rate = Row(
         "command rate",
