@@ -14,7 +14,6 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 
 import serial
@@ -22,7 +21,8 @@ import serial
 from so101_driver import protocol
 from so101_driver.errors import UserError
 from so101_driver.joints import SERVO_IDS
-from so101_driver.protocol import ServoError, StatusParser
+from so101_driver.protocol import StatusParser
+from so101_driver.readings import Reading
 from so101_driver.registers import Register
 
 BAUD_RATE = 1_000_000
@@ -38,27 +38,6 @@ class BusError(Exception):
 
 class PortLostError(BusError):
     """The port vanished: unplugged, or the simulator has ended."""
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What one servo answered.
-
-    Attributes:
-        servo_id: Who answered.
-        data: The bytes read.
-        error: Error bits of the reply.
-        stamp_ns: Steady time at which the request was sent: the data is not older than this.
-    """
-
-    servo_id: int
-    data: bytes
-    error: ServoError
-    stamp_ns: int
-
-    def value(self, register: Register, start_address: int) -> int:
-        """Return one register out of a block that was read from ``start_address`` on."""
-        return register.decode_from(self.data, start_address)
 
 
 class ServoBus:
