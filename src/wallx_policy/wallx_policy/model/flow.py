@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -13,10 +14,13 @@ from torch.nn.functional import linear, silu
 
 from wallx_policy.model.checkpoint import ModelWeights
 from wallx_policy.model.config import ActionAttention, ModelConfig
-from wallx_policy.model.decoder import Decoder, rotary
+from wallx_policy.model.decoder import Decoder, Rotary, rotary
 from wallx_policy.model.positions import mrope_positions
 from wallx_policy.model.prompt import SpecialIds
 from wallx_policy.model.vision import VisionTower
+
+HiddenStates = Callable[[Tensor], Tensor]
+"""From embedded actions to the final hidden states that velocities are read from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,11 +130,11 @@ class FlowModel:
         sequence = self._sequence(inputs, images, noise.shape[1], trace)
         x = noise.to(self.device, torch.float32)
         dof_term = self._dof_term(inputs.dof_mask)
-        velocity = self._cached(sequence) if reuse_prefix else self._oracle(sequence, trace)
+        hidden = self._cached(sequence) if reuse_prefix else self._oracle(sequence, trace)
         clock.lap("prefill")
         for step in range(len(self._times) - 1):
             embedding = self._embed_actions(x, dof_term, step)
-            v = linear(velocity(embedding), self._weights.head.back)
+            v = linear(hidden(embedding), self._weights.head.back)
             x = x + float(self._times[step + 1] - self._times[step]) * v
             if trace is not None:
                 trace.embeddings.append(embedding)
@@ -178,10 +182,11 @@ class FlowModel:
             not bool(keys.all()),
         )
 
-    def _cached(self, sequence: _Sequence):
+    def _cached(self, sequence: _Sequence) -> HiddenStates:
         prefix = sequence.embeddings.shape[1]
         allowed = sequence.allowed[:, None]
-        before, after = self._turns(sequence, prefix)
+        before = self._turn(sequence.positions[..., :prefix])
+        after = self._turn(sequence.positions[..., prefix:])
         kept = self._decoder.prefix(
             sequence.embeddings,
             before,
@@ -191,13 +196,13 @@ class FlowModel:
         mask = None if everything else allowed[:, :, prefix:]
         return lambda x: self._decoder.actions(x, after, kept, mask)
 
-    def _oracle(self, sequence: _Sequence, trace: FlowTrace | None):
+    def _oracle(self, sequence: _Sequence, trace: FlowTrace | None) -> HiddenStates:
         prefix = sequence.embeddings.shape[1]
-        turn = rotary(self._config, sequence.positions, self.dtype, self._bf16_rotary)
+        turn = self._turn(sequence.positions)
         types = torch.zeros(sequence.positions.shape[1:], dtype=torch.long, device=self.device)
         types[:, prefix:] = 1
 
-        def velocity(actions: Tensor) -> Tensor:
+        def hidden(actions: Tensor) -> Tensor:
             whole = torch.cat((sequence.embeddings, actions), dim=1)
             layers = None
             if trace is not None and not trace.hidden:
@@ -208,14 +213,10 @@ class FlowModel:
                 layers.append(final)
             return final[:, prefix:]
 
-        return velocity
+        return hidden
 
-    def _turns(self, sequence: _Sequence, prefix: int):
-        before, after = sequence.positions[..., :prefix], sequence.positions[..., prefix:]
-        return (
-            rotary(self._config, positions, self.dtype, self._bf16_rotary)
-            for positions in (before, after)
-        )
+    def _turn(self, positions: Tensor) -> Rotary:
+        return rotary(self._config, positions, self.dtype, self._bf16_rotary)
 
     def _embed_state(self, state: Tensor, mask: Tensor) -> Tensor:
         # The references round the state to the stream's dtype before the f32 projection.

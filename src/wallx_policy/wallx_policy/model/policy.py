@@ -145,10 +145,8 @@ class Policy:
         """
         start = perf_counter()
         inputs = self.inputs(observation)
-        if noise is None:
-            drawn = torch.randn(self.noise_shape)
-        else:
-            drawn = torch.from_numpy(np.array(noise, dtype=np.float32))
+        given = torch.randn(self.noise_shape) if noise is None else noise
+        drawn = torch.as_tensor(given, dtype=torch.float32)
         if tuple(drawn.shape) != self.noise_shape:
             raise UserError(f"noise must be {list(self.noise_shape)}, not {list(drawn.shape)}")
         preprocess_s = perf_counter() - start

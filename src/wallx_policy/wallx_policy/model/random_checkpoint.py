@@ -73,7 +73,7 @@ def write_random_checkpoint(folder: str | Path, seed: int = 0) -> Path:
     tensors = {name: _random(name, shape, seed) for name, shape in shapes.items()}
     _pull_noise_in(tensors, model.layers)
     tensors |= _normalizers(contract)
-    save_file(tensors, path / "model.safetensors", metadata={"format": "pt", "weights": "random"})
+    save_file(tensors, path / "model.safetensors", metadata={"format": "pt"})
     return path
 
 
