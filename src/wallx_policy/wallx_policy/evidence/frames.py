@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -16,7 +17,7 @@ from wallx_policy.images import EncodedImage, RawImage, to_rgb
 
 MOVED_RAD = 0.02
 LIFTED_OFF_M = 0.01
-FRAMES_EVENLY = 6
+FRAMES_EVENLY = 7
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,18 @@ def views(act: ActMeasurement) -> Mapping[str, Frames]:
     """Return the frames of every recorded view, the expected ones first."""
     order = [*(v for v in act.files.cameras if v in act.cameras), *act.cameras]
     return {view: Frames(act.bag, act.cameras[view]) for view in dict.fromkeys(order)}
+
+
+def side_by_side(pictures: Sequence[NDArray[np.uint8]], gap: int = 6) -> NDArray[np.uint8]:
+    """Return RGB pictures beside each other, scaled to the first one's height."""
+    if not pictures:
+        return np.full((1, 1, 3), 255, np.uint8)
+    height = pictures[0].shape[0]
+    parts: list[NDArray[np.uint8]] = []
+    for picture in pictures:
+        width = round(picture.shape[1] * height / picture.shape[0])
+        parts += [cv2.resize(picture, (width, height)), np.full((height, gap, 3), 255, np.uint8)]
+    return np.hstack(parts[:-1])
 
 
 def key_moments(act: ActMeasurement) -> list[Moment]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from so101_driver.joints import GRIPPER, JOINT_NAMES
 
-from wallx_policy.evidence.frames import Moment, key_moments, views
+from wallx_policy.evidence.frames import Moment, key_moments, side_by_side, views
 from wallx_policy.evidence.measurement import ActMeasurement
 from wallx_policy.evidence.metrics import TICK_S, Timing
 from wallx_policy.evidence.rows import CHUNK_LATENCY_S, CHUNK_RATE_HZ, CUBE, WIRE_DELAY_S
@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 
 WIDTH_IN = 11.0
 DPI = 110
+FILMSTRIP_COLUMNS = 3
+FILMSTRIP_MOMENTS = 9
 COMMANDED, MEASURED, BAR = "#1f5fbf", "#e07b1a", "#c02020"
 JOINT_COLOURS = ("#1f5fbf", "#e07b1a", "#2f9e44", "#c02020", "#7b4bb3", "#5c6770")
 STATE_COLOURS = {
@@ -50,28 +52,25 @@ STYLE = {
 def filmstrip(act: ActMeasurement) -> bytes | None:
     """Both cameras at the moments that tell the story; None without images."""
     cameras = views(act)
-    moments = _apart(key_moments(act), 8)
+    moments = _apart(key_moments(act), FILMSTRIP_MOMENTS)
     if not cameras:
         return None
     with plt.rc_context({**STYLE, "axes.grid": False}):
-        columns = len(moments)
-        height = WIDTH_IN / columns * 0.82 * len(cameras) + 0.5
+        rows = -(-len(moments) // FILMSTRIP_COLUMNS)
         figure, axes = plt.subplots(
-            len(cameras), columns, figsize=(WIDTH_IN, height), squeeze=False, layout="compressed"
+            rows,
+            FILMSTRIP_COLUMNS,
+            figsize=(WIDTH_IN, rows * 2.1),
+            squeeze=False,
+            layout="constrained",
         )
-        for row, (view, frames) in enumerate(cameras.items()):
-            for column, moment in enumerate(moments):
-                axis = axes[row][column]
-                image = frames.at(moment.time_ns)
-                if image is not None:
-                    axis.imshow(image)
-                axis.set_xticks([])
-                axis.set_yticks([])
-                axis.spines[:].set_visible(False)
-                if row == 0:
-                    seconds = float(act.seconds(moment.time_ns))
-                    axis.set_title(f"{seconds:.1f} s\n{moment.caption}", fontsize=8)
-            axes[row][0].set_ylabel(view, fontsize=8)
+        for axis in axes.flat:
+            axis.set_axis_off()
+        for axis, moment in zip(axes.flat, moments, strict=False):
+            pictures = [frames.at(moment.time_ns) for frames in cameras.values()]
+            axis.imshow(side_by_side([picture for picture in pictures if picture is not None]))
+            seconds = float(act.seconds(moment.time_ns))
+            axis.set_title(f"{seconds:.1f} s  {moment.caption}", fontsize=10)
         return _png(figure)
 
 

@@ -63,7 +63,10 @@ def _figures(
     act: ActMeasurement, measurement: DemoMeasurement
 ) -> list[tuple[str, Callable[[], bytes | None]]]:
     return [
-        ("What the cameras saw.", lambda: plots.filmstrip(act)),
+        (
+            f"What the cameras saw at the moments that matter: {', '.join(act.cameras) or 'none'}.",
+            lambda: plots.filmstrip(act),
+        ),
         ("The cube's height and the gripper.", lambda: plots.cube(act)),
         (
             "Each joint: what was commanded and what was measured. The background is the state of "
