@@ -93,6 +93,11 @@ def test_a_wrong_shape(changed_checkpoint: Path) -> None:
     refused(changed_checkpoint, name, "[64, 63]", "[64, 64]")
 
 
+def test_action_columns_that_the_configuration_does_not_have(changed_checkpoint: Path) -> None:
+    edit_json(changed_checkpoint / "config.json", dof_config={"follow_left_arm_joint_pos": 5})
+    refused(changed_checkpoint, "action_preprocessor.action_proj_back.weight is [6, 64], not [5")
+
+
 def test_every_tensor_that_is_not_finite_is_listed(changed_checkpoint: Path) -> None:
     names = ("visual.blocks.0.norm1.weight", "action_preprocessor.w1.weight")
 

@@ -186,9 +186,11 @@ class _Reader:
         return self.layout is Layout.ORIGINAL and NORMALIZER.fullmatch(name) is not None
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
-        # Rows and columns are the file's own; everything else must agree with them.
+        # The rows are the file's own; tokenizers may have fewer tokens.
         rows = self.shapes.get(self._embedding, (0,))[0]
-        columns = self.shapes.get("action_preprocessor.action_proj_back.weight", (0,))[0]
+        columns = sum(self.config.dof.values())
+        if self.layout is Layout.LEROBOT:  # has a width of its own, whatever its base calls it
+            columns = self.shapes.get("action_preprocessor.action_proj_back.weight", (0,))[0]
         split = tensor_shapes(self.config, rows, columns)
         split[self._embedding] = split.pop(EMBEDDING)
         return fused_as_in(split, self.shapes)
