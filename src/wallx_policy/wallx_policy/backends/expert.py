@@ -22,7 +22,7 @@ from wallx_policy.backends.base import (
     Observation,
     Prediction,
 )
-from wallx_policy.backends.joint_path import JointPath, Segment
+from wallx_policy.backends.joint_path import Bounds, JointPath, Segment
 from wallx_policy.backends.pick_place import CARRY_M, HOVER_M, RELEASE_M, Grasp, PickPlanner
 from wallx_policy.backends.reach import Reach, Unreachable
 from wallx_policy.backends.scripted import (
@@ -44,13 +44,13 @@ CLOSED_RAD = 0.0
 HOME_RAD = np.array([0.0, -1.2, 0.6, 1.2, 0.0, 0.14])
 """Where it waits: tip 17 cm above the table."""
 
-SPEED_RADPS = 1.2
-SLOW_RADPS = 0.5
-GRIPPER_SPEED_RADPS = 1.5
-ACCELERATION_RADPS2 = 5.0
+FAST = Bounds(1.4, 6.0, 80.0)
+SLOW = Bounds(0.7, 6.0, 80.0)
+"""Within the limits profile ``cautious``, so that safety need not clip what the expert wants."""
 
 LEAD_S = 0.2
 """A motion starts this long after the observation that led to it: once its chunk is in effect."""
+BLEND_FROM_S = 0.12
 RESPONSE_S = 0.15
 """What is measured now was asked for this long ago: dead time, lag and transport."""
 INTEGRAL_PER_S = 2.0
@@ -133,10 +133,12 @@ class ExpertBackend(Backend):
 
     def predict(self, observation: Observation) -> Prediction:
         """Return the next second of the motion."""
+        before_rad = self._correction_rad.copy()
         if self._last_ns is None or self._strayed(observation):
             self._path = JointPath(observation.state_rad)
-            self._correction_rad = np.zeros(6)
+            self._correction_rad = before_rad = np.zeros(6)
             self.phase = Phase.START
+            self.attempts = 0
         else:
             self._correct(observation, (observation.stamp_ns - self._last_ns) * 1e-9)
         self._last_ns = observation.stamp_ns
@@ -146,14 +148,15 @@ class ExpertBackend(Backend):
                 self._after[self.phase](observation)
             except Unreachable as error:
                 trouble = f" ({error})"
-        times_ns = [observation.stamp_ns + round(i * PERIOD_S * 1e9) for i in range(HORIZON)]
-        actions_rad = np.array([self._path.at(time_ns) for time_ns in times_ns])
-        attempt = f", attempt {self.attempts}" if self.attempts > 1 else ""
-        return Prediction(
-            actions_rad + self._correction_rad,
-            PERIOD_S,
-            subtask=self.phase.value + attempt + trouble,
+        times_s = PERIOD_S * np.arange(HORIZON)
+        actions_rad = np.array(
+            [self._path.at(observation.stamp_ns + round(time_s * 1e9)) for time_s in times_s]
         )
+        # The last chunk's correction stays until this one is in effect, then changes smoothly.
+        share = np.clip((times_s - BLEND_FROM_S) / (LEAD_S - BLEND_FROM_S), 0.0, 1.0)[:, None]
+        actions_rad += before_rad + share * (self._correction_rad - before_rad)
+        attempt = f", attempt {self.attempts}" if self.attempts > 1 else ""
+        return Prediction(actions_rad, PERIOD_S, subtask=self.phase.value + attempt + trouble)
 
     # Following the measurement.
 
@@ -199,25 +202,25 @@ class ExpertBackend(Backend):
     # Motions.
 
     def _move(
-        self, observation: Observation, phase: Phase, knots_rad: Sequence[Array], speed: float
+        self, observation: Observation, phase: Phase, knots_rad: Sequence[Array], bounds: Bounds
     ) -> None:
         start_ns = observation.stamp_ns + round(LEAD_S * 1e9)
         if self._path.end_ns is not None:
             start_ns = max(start_ns, self._path.end_ns)
         knots = [self._path.end_rad, *knots_rad]
-        self._path.append(Segment.through(knots, start_ns, speed, ACCELERATION_RADPS2))
+        self._path.append(Segment.through(knots, start_ns, bounds))
         self.phase = phase
 
     def _move_gripper(self, observation: Observation, phase: Phase, gripper_rad: float) -> None:
         pose_rad = self._path.end_rad.copy()
         pose_rad[GRIPPER] = gripper_rad
-        self._move(observation, phase, [pose_rad], GRIPPER_SPEED_RADPS)
+        self._move(observation, phase, [pose_rad], FAST)
 
     def _move_tip_to_height(self, observation: Observation, phase: Phase, height_m: float) -> None:
         tip_m = self._reach.tip_m(self._path.end_rad)
         tip_m[2] = height_m
         knots = self._planner.line(self._path.end_rad, tip_m)[1:]
-        self._move(observation, phase, knots, SLOW_RADPS)
+        self._move(observation, phase, knots, SLOW)
 
     # What follows each phase.
 
@@ -230,12 +233,12 @@ class ExpertBackend(Backend):
     def _approach(self, observation: Observation) -> None:
         self._grasp = self._planner.grasp(observation.objects, CUBE, OPEN_RAD)
         self.attempts += 1
-        self._move(observation, Phase.APPROACH, [self._grasp.hover_rad], SPEED_RADPS)
+        self._move(observation, Phase.APPROACH, [self._grasp.hover_rad], FAST)
 
     def _descend(self, observation: Observation) -> None:
         if self._grasp is None:
             raise RuntimeError("descending without a grasp")
-        self._move(observation, Phase.DESCEND, self._grasp.descent_rad[1:], SLOW_RADPS)
+        self._move(observation, Phase.DESCEND, self._grasp.descent_rad[1:], SLOW)
 
     def _close(self, observation: Observation) -> None:
         self._move_gripper(observation, Phase.GRASP, self._closed_rad)
@@ -249,7 +252,7 @@ class ExpertBackend(Backend):
             return
         gripper_rad = float(self._path.end_rad[GRIPPER])
         above_rad = self._planner.above(observation.objects[TRAY], CARRY_M, gripper_rad)
-        self._move(observation, Phase.CARRY, [above_rad], SPEED_RADPS)
+        self._move(observation, Phase.CARRY, [above_rad], FAST)
 
     def _lower(self, observation: Observation) -> None:
         if not self._cube_in_hand(observation):
@@ -267,7 +270,7 @@ class ExpertBackend(Backend):
         self._move_tip_to_height(observation, Phase.RETREAT, CARRY_M)
 
     def _go_home(self, observation: Observation) -> None:
-        self._move(observation, Phase.HOME, [HOME_RAD], SPEED_RADPS)
+        self._move(observation, Phase.HOME, [HOME_RAD], FAST)
 
     def _rest(self, observation: Observation) -> None:
         self.phase = Phase.DONE

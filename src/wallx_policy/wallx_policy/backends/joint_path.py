@@ -6,6 +6,7 @@ it is, what they say about the same moment agrees, whatever the latency.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,8 +17,19 @@ from scipy.interpolate import CubicSpline
 
 PEAK_VELOCITY = 1.875
 PEAK_ACCELERATION = 5.7735
+PEAK_JERK = 60.0
 """Of the minimum-jerk profile from 0 to 1 in unit time."""
 SEGMENTS_KEPT = 8
+SHORTEST_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """What no joint exceeds while it moves along a segment."""
+
+    velocity_rad_s: float
+    acceleration_rad_s2: float
+    jerk_rad_s3: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +42,23 @@ class Segment:
 
     @classmethod
     def through(
-        cls,
-        knots_rad: Sequence[NDArray[np.float64]],
-        start_ns: int,
-        max_velocity_rad_s: float,
-        max_acceleration_rad_s2: float,
+        cls, knots_rad: Sequence[NDArray[np.float64]], start_ns: int, bounds: Bounds
     ) -> Segment:
-        """Return the fastest such motion whose joints stay below both bounds (about)."""
+        """Return such a motion that keeps the bounds; jerk only as far as the line is straight."""
         knots = np.array(knots_rad)
         curve = CubicSpline(np.linspace(0.0, 1.0, len(knots)), knots, bc_type="natural")
         share = np.linspace(0.0, 1.0, 33)
         slope = float(np.abs(curve(share, 1)).max())
         bend = float(np.abs(curve(share, 2)).max())
-        velocity_s = PEAK_VELOCITY * slope / max_velocity_rad_s
         # The two parts of the acceleration peak at different moments; their sum is a bound.
-        acceleration_s = np.sqrt(
-            (PEAK_ACCELERATION * slope + PEAK_VELOCITY**2 * bend) / max_acceleration_rad_s2
+        acceleration = PEAK_ACCELERATION * slope + PEAK_VELOCITY**2 * bend
+        duration_s = max(
+            PEAK_VELOCITY * slope / bounds.velocity_rad_s,
+            math.sqrt(acceleration / bounds.acceleration_rad_s2),
+            math.cbrt(PEAK_JERK * slope / bounds.jerk_rad_s3),
+            SHORTEST_S,
         )
-        return cls(start_ns, max(float(velocity_s), float(acceleration_s), 0.1), curve)
+        return cls(start_ns, duration_s, curve)
 
     @property
     def end_ns(self) -> int:
