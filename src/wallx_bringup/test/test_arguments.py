@@ -89,6 +89,7 @@ def test_a_real_arm_starts_in_shadow_mode_and_unarmed() -> None:
         ({"scale": "fast"}, "'scale' must be a number from 0.01 to 1, not 'fast'"),
         ({"scale": "nan"}, "'scale' must be a number"),
         ({"scale": "1.01"}, "'scale' must be a number"),
+        ({"seed": "1.5"}, "'seed' must be a whole number from 0 to"),
         ({"namespace": "arm 1"}, "'namespace' must be a ROS name"),
         ({"face_topic": "cam//x"}, "'face_topic' must be a ROS name"),
         ({"face_topic": ""}, "'face_topic' is empty"),

@@ -12,7 +12,7 @@ from pathlib import Path
 from so101_driver.errors import UserError
 from so101_driver.joints import data_path
 
-Value = bool | float | str
+Value = bool | int | float | str
 
 _TRUE = ("true", "1", "yes", "on")
 _FALSE = ("false", "0", "no", "off")
@@ -64,8 +64,8 @@ class Argument:
             if text.lower() in _TRUE + _FALSE:
                 return text.lower() in _TRUE
             raise UserError(f"argument '{self.name}' must be true or false, not '{text}'.")
-        if isinstance(self.sim, float):
-            return self._number(text)
+        if isinstance(self.sim, (int, float)):
+            return self._number(text, type(self.sim))
         if text == EMPTY:
             text = ""
         if self.choices and text not in self.choices:
@@ -83,14 +83,15 @@ class Argument:
             text = str(Path(text).expanduser().absolute())
         return text
 
-    def _number(self, text: str) -> float:
+    def _number(self, text: str, kind: type[int] | type[float]) -> int | float:
         try:
-            number = float(text)
+            number = kind(text)
         except ValueError:
             number = math.nan
         if not self.minimum <= number <= self.maximum:
+            what = "a whole number" if kind is int else "a number"
             raise UserError(
-                f"argument '{self.name}' must be a number from {self.minimum:g} to "
+                f"argument '{self.name}' must be {what} from {self.minimum:g} to "
                 f"{self.maximum:g}, not '{text}'."
             )
         return number
@@ -152,6 +153,9 @@ ARGUMENTS: tuple[Argument, ...] = (
         "put the red cube into the tray",
         "",
         "What the arm shall do, in plain words; it can be changed on the topic 'instruction'.",
+    ),
+    Argument(
+        "seed", 0, 0, "Where the simulator puts the cubes at start.", minimum=0, maximum=2**31
     ),
     Argument(
         "record",
@@ -229,6 +233,7 @@ class Arguments:
     scale: float
     arm: str
     instruction: str
+    seed: int
     record: str
     rviz: bool
     namespace: str
@@ -316,7 +321,7 @@ def as_text(value: Value) -> str:
     """Return a value as a user would write it."""
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else value
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _did_you_mean(word: str, known: Iterable[str]) -> str:

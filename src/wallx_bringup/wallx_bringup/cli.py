@@ -198,3 +198,7 @@ def _run(options: argparse.Namespace) -> int:
     graph = choose_graph(running_graphs(os.environ), options.graph)
     environment = dict(os.environ) if graph is None else graph.environment(os.environ)
     os.execve(path, [str(path), *options.arguments], environment)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

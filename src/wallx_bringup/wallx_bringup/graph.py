@@ -115,7 +115,7 @@ def build_graph(
                 "so101_driver",
                 "sim_node",
                 "sim",
-                (("port_link", port), ("calibration", a.calibration)),
+                (("port_link", port), ("calibration", a.calibration), ("seed", a.seed)),
                 extra_environment=_image_environment(environment, share_dir, shm_free_bytes),
                 on_death=OnDeath.STOP,
             )

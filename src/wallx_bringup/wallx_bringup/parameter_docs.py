@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 from so101_driver.parameter_spec import COMMON, NodeParameters, Parameter
 
-from wallx_bringup.arguments import ARGUMENTS, EMPTY, Argument, as_text
+from wallx_bringup.arguments import ARGUMENTS, EMPTY, Argument, Value, as_text
 
 _MODULES = (
     ("so101_driver", "sim"),
@@ -144,12 +144,12 @@ def _values(argument: Argument) -> str:
         return ", ".join(argument.choices)
     if isinstance(argument.sim, bool):
         return "true, false"
-    if isinstance(argument.sim, float):
+    if isinstance(argument.sim, (int, float)):
         return f"{argument.minimum:g} … {argument.maximum:g}"
     return "path" if argument.is_path else "name" if argument.is_topic else "text"
 
 
-def _default(value: bool | float | str) -> str:
+def _default(value: Value) -> str:
     return f"`{as_text(value)}`" if value != "" else ""
 
 

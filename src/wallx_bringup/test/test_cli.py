@@ -1,0 +1,94 @@
+"""The wallx command tells in one sentence what is wrong, and works where `ros2` does not exist."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from std_srvs.srv import SetBool
+from wallx_bringup.arguments import ARGUMENTS
+from wallx_bringup.cli import main
+from wallx_bringup.message_text import fill_request, message_text
+
+SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "wallx"
+
+
+def test_show_args_tells_every_argument(capsys) -> None:
+    assert main(["up", "--show-args"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"{argument.name}:=" in text for argument in ARGUMENTS)
+
+
+@pytest.mark.parametrize(
+    ("command", "sentence"),
+    [
+        (["up", "bakend:=hold"], "there is no argument 'bakend' (did you mean 'backend'?)"),
+        (["up", "sim:=false"], "argument 'calibration' is missing"),
+        (["up", "checkpoint:=/no/such"], "argument 'checkpoint': /no/such cannot be read"),
+        (["run", "so101_driver", "no_node"], "executable 'no_node' of package 'so101_driver'"),
+    ],
+)
+def test_what_is_wrong_is_one_line_and_status_1(command, sentence: str, capsys) -> None:
+    assert main(command) == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"wallx: {sentence}")
+    assert error.count("\n") == 1
+
+
+def test_the_script_runs_in_the_environment_it_lies_in_though_not_activated(tmp_path: Path) -> None:
+    (tmp_path / "wallx").symlink_to(SCRIPT)
+    beside = tmp_path / "python3"
+    beside.write_text("#!/bin/sh\necho beside: $*\n")
+    beside.chmod(0o755)
+    command = [sys.executable, "-SE", str(tmp_path / "wallx"), "topics"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout == f"beside: {tmp_path / 'wallx'} topics\n"
+
+
+def test_the_script_says_what_to_do_where_nothing_is_installed(tmp_path: Path) -> None:
+    command = [sys.executable, "-SE", str(SCRIPT)]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=20)
+    assert result.returncode == 1
+    assert "run `make setup`" in result.stderr
+
+
+def test_requests_take_text_numbers_and_names_of_constants() -> None:
+    from wallx_msgs.msg import SafetyStatus
+    from wallx_msgs.srv import RecorderControl, SetMode
+
+    mode = SetMode.Request()
+    fill_request(mode, {"mode": "scaled", "scale": "0.2"}, (SafetyStatus,))
+    assert (mode.mode, mode.scale) == (SafetyStatus.MODE_SCALED, 0.2)
+    recorder = RecorderControl.Request()
+    fill_request(recorder, {"command": "start", "task": "no"}, ())
+    assert (recorder.command, recorder.task) == (RecorderControl.Request.COMMAND_START, "no")
+    torque = SetBool.Request()
+    fill_request(torque, {"data": "true"}, ())
+    assert torque.data is True
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"dta": "true"}, "the request has no field 'dta'; its fields are: data"),
+        ({"data": "maybe"}, "field 'data' must be of type boolean, not 'maybe'"),
+    ],
+)
+def test_a_field_that_does_not_fit_is_named(given, sentence: str) -> None:
+    from so101_driver.errors import UserError
+
+    with pytest.raises(UserError, match=sentence):
+        fill_request(SetBool.Request(), given, ())
+
+
+def test_messages_are_yaml_and_long_arrays_are_shortened() -> None:
+    import yaml
+    from sensor_msgs.msg import CompressedImage, JointState
+
+    joints = JointState(name=["a", "no"], position=[0.5, -1.0])
+    assert yaml.safe_load(message_text(joints))["name"] == ["a", "no"]
+    assert yaml.safe_load(message_text(joints))["position"] == [0.5, -1.0]
+    image = CompressedImage(data=bytes(1000))
+    assert yaml.safe_load(message_text(image))["data"][-1] == "... 936 more"
