@@ -4,7 +4,6 @@ At best effort with a small queue a recorder kept 527 of 800 commands: evidence 
 proves nothing. Every test runs the real node as a process.
 """
 
-import os
 import signal
 import subprocess
 import sys
@@ -24,22 +23,13 @@ from wallx_msgs.srv import RecorderControl
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
 
-ENVIRONMENT = {"ROS_LOCALHOST_ONLY": "1", "ROS_DOMAIN_ID": str(1 + os.getpid() % 100)}
-
 
 @pytest.fixture(scope="module")
-def context():
-    previous = {name: os.environ.get(name) for name in ENVIRONMENT}
-    os.environ.update(ENVIRONMENT)
+def context(isolated_domain):
     context = rclpy.Context()
     rclpy.init(context=context)
     yield context
     rclpy.shutdown(context=context)
-    for name, value in previous.items():
-        if value is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = value
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """The trace node runs without torch and says in rviz why the arm stands."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -21,9 +20,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
 
 @pytest.fixture
-def node(monkeypatch):
-    monkeypatch.setenv("ROS_LOCALHOST_ONLY", "1")
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(1 + (os.getpid() + 50) % 100))
+def node(isolated_domain):
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("test", context=context)
