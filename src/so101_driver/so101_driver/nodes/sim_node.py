@@ -31,6 +31,7 @@ from wallx_msgs.srv import ResetScene
 
 _OBJECTS_RATE_HZ = 20.0
 _RENDERER_START_S = 30.0
+_GIL_INTERVAL_S = 0.0005
 
 
 class CameraPublishers:
@@ -94,7 +95,7 @@ class SimNode(NodeBase):
         self._runner: Any = None
         self._bus: VirtualBus | None = None
         self._renderer: RenderProcess | None = None
-        self._publish_timers: list[Timer] = []
+        self._own_timers: list[Timer] = []
         self._ending: threading.Thread | None = None
         self._render_s = 0.0
         self._link = Path(self.p.port_link)
@@ -138,19 +139,19 @@ class SimNode(NodeBase):
         )
         self._bus.start()
         _make_link(self._link, self._bus.port)
-        self._publish_timers = [self.create_timer(1.0 / _OBJECTS_RATE_HZ, self._publish_objects)]
+        self._own_timers = [self.create_timer(1.0 / _OBJECTS_RATE_HZ, self._publish_objects)]
         if self.p.cameras:
             self._renderer = RenderProcess(
                 self._publish_frame, self._on_renderer_death, self.p.jpeg_quality
             )
             self._renderer.start(_RENDERER_START_S)
-            self._publish_timers.append(self.create_timer(1.0 / self.p.camera_rate_hz, self._expose))
+            self._own_timers.append(self.create_timer(1.0 / self.p.camera_rate_hz, self._expose))
 
     def deactivate(self) -> None:
         """Stop everything that ``activate`` started."""
-        for timer in self._publish_timers:
+        for timer in self._own_timers:
             self.destroy_timer(timer)
-        self._publish_timers = []
+        self._own_timers = []
         self._remove_link()
         if self._renderer is not None:
             self._renderer.close()
@@ -299,6 +300,8 @@ def _make_link(link: Path, port: str) -> None:
 
 def main() -> None:
     """Run the node."""
+    # The servo bus must answer while another thread builds messages (default: after 5 ms).
+    sys.setswitchinterval(_GIL_INTERVAL_S)
     sys.exit(run_node(SimNode))
 
 

@@ -18,7 +18,8 @@ class ServoModel:
     Attributes:
         dead_time_s: From a goal's arrival to the first motion.
         lag_s: Time constant of the servo's own goal filter.
-        max_speed_radps: No-load speed at 12 V.
+        max_speed_radps: No-load speed at 12 V, gearbox friction included.
+        free_speed_radps: Speed at which the motor's own voltage equals the supply.
         stall_torque_nm: Torque at full duty.
         stiffness_nm_per_rad: Torque per position error at P = 16; at this gain a loaded joint hangs
             degrees below its goal, as on a real arm.
@@ -33,6 +34,7 @@ class ServoModel:
     dead_time_s: float = 0.085
     lag_s: float = 0.030
     max_speed_radps: float = 4.1
+    free_speed_radps: float = 5.3
     stall_torque_nm: float = 2.94
     stiffness_nm_per_rad: float = 12.0
     damping_nms_per_rad: float = 1.0
@@ -111,8 +113,11 @@ class ServoPlant:
             ) + settings.derivative * model.damping_nms_per_rad * (
                 self.setpoint_velocity_radps - velocity_radps
             )
-            self.duty = torque_nm / model.stall_torque_nm
-            self.duty = max(-settings.torque_limit, min(settings.torque_limit, self.duty))
+            # The motor's own voltage leaves no torque to drive it beyond its free speed.
+            speed_ratio = velocity_radps / model.free_speed_radps
+            highest = min(settings.torque_limit, 1.0 - speed_ratio)
+            lowest = max(-settings.torque_limit, -1.0 - speed_ratio)
+            self.duty = max(lowest, min(highest, torque_nm / model.stall_torque_nm))
         else:
             self.start_from(position_rad)
             self.duty = 0.0

@@ -1,0 +1,169 @@
+"""The plant must be as slow and as soft as a real SO-101, or policies meet it first on hardware.
+
+Dead time, lag, speed, sag and the trap of a stale goal are what an ideal simulator hides.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+pytest.importorskip("mujoco")
+
+from so101_driver.sim.arm_simulation import ArmSimulation
+from so101_driver.sim.plant import DriveSettings, ServoModel, ServoPlant
+from so101_driver.sim.virtual_servo import VirtualServo
+
+from so101_driver import registers as reg
+
+UPRIGHT_RAD = (0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+
+
+def held_arm(start_rad: tuple[float, ...] = UPRIGHT_RAD, p_gain: int = 16) -> ArmSimulation:
+    arm = ArmSimulation(start_rad=start_rad)
+    for servo in arm.servos.values():
+        write(servo, reg.P_GAIN, p_gain)
+    arm.enable_torque()
+    arm.set_goals_rad(start_rad)
+    arm.run(1.0)
+    return arm
+
+
+def write(servo: VirtualServo, register: reg.Register, value: int, now_s: float = 0.0) -> None:
+    servo.write(register.address, register.encode(value), now_s)
+
+
+def pan_response(arm: ArmSimulation, step_rad: float, duration_s: float) -> np.ndarray:
+    start = arm.world.joint_positions_rad()
+    goal = [start[0] + step_rad, *UPRIGHT_RAD[1:]]
+    arm.set_goals_rad(goal)
+    moved = []
+    for _ in range(round(duration_s / arm.timestep_s)):
+        arm.step()
+        moved.append(arm.world.joint_positions_rad()[0] - start[0])
+    return np.array(moved) / step_rad
+
+
+def test_a_goal_moves_the_joint_after_the_dead_time_and_then_with_a_lag() -> None:
+    arm = held_arm()
+    # Friction holds the joint up to a degree off its goal: start from equilibrium.
+    arm.set_goals_rad([0.3, 0, 0, 0, 0, 0])
+    arm.run(1.5)
+    moved = pan_response(arm, 0.2, 0.6)
+    dead_s = np.argmax(moved > 0.01) * arm.timestep_s
+    reached_s = np.argmax(moved > 0.63) * arm.timestep_s
+    assert 0.085 <= dead_s <= 0.115
+    assert 0.020 <= reached_s - dead_s <= 0.090
+    assert 0.85 < moved[-1] < 1.1
+
+
+def test_speed_stays_below_the_servo_and_below_its_goal_velocity_register() -> None:
+    arm = held_arm()
+    arm.set_goals_rad([-1.2, 0, 0, 0, 0, 0])
+    arm.run(2.0)
+    for limit_radps, steps in ((4.1, 0), (1.0, 652)):
+        write(arm.servos[1], reg.GOAL_VELOCITY, steps)
+        arm.set_goals_rad([1.2 * math.copysign(1, -arm.joints_rad()[0]), 0, 0, 0, 0, 0])
+        fastest = 0.0
+        for _ in range(800):
+            arm.step()
+            fastest = max(fastest, abs(arm.world.joint_velocities_radps()[0]))
+        assert 0.85 * limit_radps < fastest < 1.15 * limit_radps
+
+
+def test_gravity_makes_a_loaded_joint_hang_degrees_below_its_goal() -> None:
+    stretched = (0.0, 0.9, -0.9, 0.0, 0.0, 0.0)
+    soft, stiff = (
+        np.degrees(held_arm(stretched, p_gain).joints_rad() - stretched) for p_gain in (16, 32)
+    )
+    assert 2.0 < soft[1] < 6.0
+    assert stiff[1] / soft[1] == pytest.approx(0.5, abs=0.1)
+
+
+def test_without_torque_a_raised_arm_falls_and_a_folded_one_stays() -> None:
+    raised = held_arm((0.0, 0.6, -0.6, 0.0, 0.0, 0.0))
+    raised.disable_torque()
+    height_m = raised.tip_pose()[2, 3]
+    raised.run(2.0)
+    assert raised.tip_pose()[2, 3] < height_m - 0.1
+    assert raised.tip_pose()[2, 3] > -0.01
+
+    folded = ArmSimulation()
+    before = folded.world.joint_positions_rad()
+    folded.run(5.0)
+    assert folded.world.joint_positions_rad() == pytest.approx(before, abs=0.01)
+
+
+def test_enabling_torque_with_a_stale_goal_jumps_and_with_a_seeded_one_does_not() -> None:
+    for seeded in (True, False):
+        arm = ArmSimulation(goal_write_enables_torque=False)
+        before = arm.joints_rad()
+        if seeded:
+            arm.enable_torque()
+        else:
+            for servo in arm.servos.values():
+                write(servo, reg.TORQUE_ENABLE, 1)
+        arm.run(0.5)
+        moved_rad = np.abs(arm.joints_rad() - before).max()
+        assert (moved_rad < 0.03) == seeded
+
+
+def test_torque_limit_zero_is_limp_and_goals_then_move_nothing() -> None:
+    arm = ArmSimulation()
+    for servo in arm.servos.values():
+        write(servo, reg.TORQUE_LIMIT, 0)
+    before = arm.joints_rad()
+    arm.set_goals_rad(UPRIGHT_RAD)
+    arm.run(1.0)
+    assert np.abs(arm.joints_rad() - before).max() < 0.02
+
+
+def test_present_position_flickers_by_a_tick_at_most() -> None:
+    arm = held_arm()
+    ticks = np.array([arm.joint_ticks() for _ in range(50)])
+    assert np.all(np.ptp(ticks, axis=0) <= 1)
+
+
+def test_acceleration_register_slows_the_start() -> None:
+    plant, slow = ServoPlant(), ServoPlant()
+    for one, acceleration in ((plant, 39.0), (slow, 2.0)):
+        one.command(0.0, 1.0)
+        settings = DriveSettings(enabled=True, max_acceleration_radps2=acceleration)
+        for tick in range(50):
+            one.step(tick * 0.004, 0.004, 0.0, 0.0, settings)
+    assert slow.setpoint_velocity_radps < 0.3 < plant.setpoint_velocity_radps
+    assert slow.setpoint_velocity_radps == pytest.approx(2.0 * (50 * 0.004 - 0.085), abs=0.02)
+
+
+def test_goal_filter_does_not_overshoot() -> None:
+    plant = ServoPlant()
+    plant.command(0.0, 1.5)
+    settings = DriveSettings(enabled=True, max_acceleration_radps2=39.0)
+    largest = 0.0
+    for tick in range(400):
+        plant.step(tick * 0.004, 0.004, plant.setpoint_rad, 0.0, settings)
+        largest = max(largest, plant.setpoint_rad)
+    assert largest < 1.505
+    assert plant.setpoint_rad == pytest.approx(1.5, abs=0.002)
+
+
+def test_a_loaded_servo_warms_as_measured() -> None:
+    plant = ServoPlant(ServoModel(dead_time_s=0.0))
+    settings = DriveSettings(enabled=True)
+    error_rad = 0.354 * 2.94 / 12.0
+    for second in range(600):
+        plant.step(float(second), 1.0, -error_rad, 0.0, settings)
+    assert plant.temperature_c - plant.model.ambient_c == pytest.approx(15.0, abs=3.0)
+
+
+def test_supply_sags_under_load_and_current_follows_duty() -> None:
+    arm = held_arm((0.0, 0.9, -0.9, 0.0, 0.0, 0.0))
+    loaded = arm.servos[2]
+    assert loaded.supply_v < 12.2
+    block = loaded.read(reg.DIAGNOSTICS_ADDRESS, reg.DIAGNOSTICS_SIZE)
+    load = reg.PRESENT_LOAD.decode_from(block, reg.DIAGNOSTICS_ADDRESS)
+    current = reg.PRESENT_CURRENT.decode_from(block, reg.DIAGNOSTICS_ADDRESS)
+    assert load < -100
+    assert current * reg.CURRENT_A == pytest.approx(0.03 + abs(load) * 1e-3 * 2.7, abs=0.02)
