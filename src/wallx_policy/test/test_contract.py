@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -363,3 +365,9 @@ class TestLeRobotFolder:
         path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
         with pytest.raises(UserError, match=word):
             Contract.load(folder)
+
+
+def test_the_contract_needs_no_torch() -> None:
+    """Recorder, trace and evidence read contracts on machines without torch."""
+    code = "import sys, wallx_policy.contract; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
