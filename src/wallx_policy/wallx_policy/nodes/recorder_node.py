@@ -8,6 +8,7 @@ import shutil
 import sys
 import threading
 import time
+import traceback
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -216,6 +217,14 @@ class RecorderNode(NodeBase):
     # The recording thread.
 
     def _run(self) -> None:
+        try:
+            self._record()
+        except Exception:
+            # A bug must not leave a recorder that looks alive and records nothing.
+            traceback.print_exc()
+            self.finish(1)
+
+    def _record(self) -> None:
         next_checkpoint_s = next_qos_check_s = time.monotonic()
         while not self._stop_thread.wait(DRAIN_PERIOD_S):
             now_s = time.monotonic()
