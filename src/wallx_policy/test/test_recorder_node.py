@@ -182,6 +182,23 @@ def test_episodes_are_started_rerecorded_discarded_and_kept_by_service(node, rec
     ended(process)
 
 
+def test_a_refused_command_does_not_disturb_the_recording(node, recorder, tmp_path):
+    process = recorder()
+    client = node.create_client(RecorderControl, "recorder/control")
+    publisher = node.create_publisher(JointState, "joint_states", 10)
+    wait_for("the service", client.service_is_ready, process)
+    wait_for("the recorder's subscription", publisher.get_subscription_count, process)
+    publisher.publish(JointState(position=[0.5] * 6))
+    future = client.call_async(RecorderControl.Request(command=1))
+    executor = rclpy.executors.SingleThreadedExecutor(context=node.context)
+    rclpy.spin_until_future_complete(node, future, executor, timeout_sec=5.0)
+    assert not future.result().success and "already recording" in future.result().message
+    publisher.publish(JointState(position=[0.5] * 6))
+    process.send_signal(signal.SIGINT)
+    ended(process)
+    assert _text(tmp_path / "bag" / "metadata.yaml").count("name: /joint_states") == 1
+
+
 def test_a_disk_with_too_little_room_is_named_and_ends_nothing_else(node, recorder, tmp_path):
     process = recorder(minimum_free_mb=1e12)
     wait_for(

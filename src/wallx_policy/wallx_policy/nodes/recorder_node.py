@@ -134,6 +134,7 @@ class RecorderNode(NodeBase):
         """Subscribe, begin the first bag if asked to, start the thread."""
         topics = recorded_topics(self.p.camera_names, self.p.image_transport, self.p.estop_topic)
         for topic in topics:
+            # Raises here, with a sentence, instead of when the first message comes.
             message_definition(topic.type_name)
         self._inputs = [_Input(self, topic) for topic in topics]
         if self.p.record_on_start:
@@ -188,9 +189,11 @@ class RecorderNode(NodeBase):
         self.get_logger().info(text)
 
     def _apply(self, action: Action, task: str) -> Outcome:
+        before = self._episodes.writer
         outcome = self._episodes.apply(action, task)
-        for source in self._inputs:
-            source.channel = None
+        if self._episodes.writer is not before:
+            for source in self._inputs:
+                source.channel = None
         if outcome.success:
             self._problem = ""
             self._say(outcome.message)
