@@ -165,7 +165,11 @@ def _topics(options: argparse.Namespace) -> int:
 
     from wallx_bringup.nodes.tools import list_topics, tool_node
 
-    table = Table("topic", "type", "publishers", "subscribers")
+    table = Table()
+    for heading in ("topic", "type"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("publishers", "subscribers"):
+        table.add_column(heading, justify="right")
     with tool_node(namespace) as node:
         for name, kind, publishers, subscribers in list_topics(node):
             table.add_row(name, kind, str(publishers), str(subscribers))

@@ -8,7 +8,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -17,6 +16,7 @@ from rich.console import Console
 from rich.status import Status
 from so101_driver.errors import UserError
 
+from wallx_bringup.acts import ACTS, Act, ActWatch
 from wallx_bringup.arguments import Arguments, resolve
 from wallx_bringup.processes import Process
 from wallx_bringup.runner import Runner
@@ -27,53 +27,8 @@ if TYPE_CHECKING:
 
     from wallx_bringup.nodes.observer import Observer
 
-_START_TIMEOUT_S = 60.0
-_SETTLED_S = 3.0
 _LINE_PERIOD_S = 5.0
 _LOG_LINES = 15
-
-
-@dataclass(frozen=True, slots=True)
-class Act:
-    """One part of the demo.
-
-    Attributes:
-        name: Names its folder.
-        title: Shown to the user.
-        note: What the user must know about it.
-        backend: The policy.
-        has_task: Whether the cube is to end in the tray, which ends the act.
-        limit_s: Longest time from the first motion on.
-    """
-
-    name: str
-    title: str
-    note: str
-    backend: str
-    has_task: bool
-    limit_s: float
-
-
-ACTS = (
-    Act(
-        "act1",
-        "Act 1, expert: pick the red cube and place it in the tray",
-        "A scripted policy: it reads object poses from the simulator and sends action chunks with "
-        "at least 100 ms of latency, like any policy.",
-        "expert",
-        has_task=True,
-        limit_s=90.0,
-    ),
-    Act(
-        "act2",
-        "Act 2, wall_oss: camera images through the real model",
-        "The weights of this tiny checkpoint are random, so the arm does nothing clever; this act "
-        "shows that the inference path works.",
-        "wall_oss",
-        has_task=False,
-        limit_s=20.0,
-    ),
-)
 
 
 class Progress:
@@ -153,9 +108,6 @@ class _Play:
         self._console = console
         self._progress = progress
         self._interrupted = interrupted
-        self._start_s = time.monotonic()
-        self._motion_s: float | None = None
-        self._in_tray_s: float | None = None
 
     def run(self, arguments: Arguments) -> bool:
         """Play it; whether it was played to its end."""
@@ -165,14 +117,7 @@ class _Play:
             open_graph(arguments, self._environment, self._log_dir, _silent) as (runner, graph),
             Observer(graph) as observer,
         ):
-            runner.start()
-            verdict = ""
-            while runner.poll():
-                observer.spin(0.05)
-                verdict = verdict or self._verdict(observer)
-                self._progress.show(self._line(observer, ending=runner.stopping))
-                if (verdict or self._interrupted()) and not runner.stopping:
-                    runner.request_stop()
+            verdict = self._supervise(runner, observer)
         if self._interrupted():
             self._console.print("Interrupted: the arm was parked and every process has ended.")
             return False
@@ -182,35 +127,28 @@ class _Play:
         self._console.print(verdict)
         return True
 
-    def _verdict(self, observer: Observer) -> str:
-        """Return why the act is over, empty while it is not."""
-        now_s = time.monotonic()
-        if self._motion_s is None:
-            if observer.state == "TRACKING":
-                self._motion_s = now_s
-                seconds = now_s - self._start_s
+    def _supervise(self, runner: Runner, observer: Observer) -> str:
+        """Run the graph until the act is over and every process has ended; returns the verdict."""
+        start_s = time.monotonic()
+        watch = ActWatch(self._act, start_s)
+        verdict, moving = "", False
+        runner.start()
+        while runner.poll():
+            observer.spin(0.05)
+            now_s = time.monotonic()
+            if not runner.stopping:
+                verdict = watch.verdict(now_s, observer.state, observer.reason, observer.in_tray)
+                if verdict or self._interrupted():
+                    runner.request_stop()
+            if watch.motion_s is not None and not moving:
+                moving = True
+                seconds = watch.motion_s - start_s
                 self._console.print(f"The arm follows the policy {seconds:.1f} s after the start.")
-            elif now_s - self._start_s > _START_TIMEOUT_S:
-                raise UserError(
-                    f"nothing moved within {_START_TIMEOUT_S:.0f} s ({observer.reason or 'no word'}"
-                    f" from safety); see the nodes' logs in {self._log_dir}."
-                )
-            return ""
-        if self._act.has_task:
-            if not observer.in_tray:
-                self._in_tray_s = None
-            elif self._in_tray_s is None:
-                self._in_tray_s = now_s
-            elif now_s - self._in_tray_s > _SETTLED_S:
-                return f"The cube is in the tray after {now_s - self._motion_s:.0f} s of motion."
-        if now_s - self._motion_s < self._act.limit_s:
-            return ""
-        outcome = "; the cube is not in the tray" if self._act.has_task else ""
-        return f"{self._act.limit_s:.0f} s of motion are recorded{outcome}."
+            self._progress.show(self._line(now_s - start_s, observer, runner.stopping))
+        return verdict
 
-    def _line(self, observer: Observer, ending: bool) -> str:
-        seconds = time.monotonic() - self._start_s
-        parts = [f"{self._act.name} {seconds:5.1f} s", observer.state or "starting"]
+    def _line(self, elapsed_s: float, observer: Observer, ending: bool) -> str:
+        parts = [f"{self._act.name} {elapsed_s:5.1f} s", observer.state or "starting"]
         if ending:
             parts.append("ending: parks the arm first")
         elif observer.subtask:

@@ -19,6 +19,9 @@ from wallx_bringup.processes import OnDeath
 POLICY_NICE = 5
 """Inference must not take the processor from the 100 Hz loops."""
 
+PORT_WAIT_S = 30.0
+"""How long the driver waits for the simulator to open its pseudo-terminal."""
+
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _BIG_IMAGES_SHM_BYTES = 64 * 2**20
 _PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
@@ -125,7 +128,13 @@ def build_graph(
             "so101_driver",
             "driver_node",
             "driver",
-            (("port", port), ("calibration", a.calibration), *limits, ("on_exit", a.on_exit)),
+            (
+                ("port", port),
+                ("port_wait_s", PORT_WAIT_S if a.sim else 0.0),
+                ("calibration", a.calibration),
+                *limits,
+                ("on_exit", a.on_exit),
+            ),
             remappings=estop,
             on_death=OnDeath.STOP,
         ),
