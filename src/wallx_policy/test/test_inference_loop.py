@@ -18,7 +18,7 @@ class Recorder:
     def __init__(self, count, latency_s=0.0, takes_s=0.0):
         self.count, self.latency_s, self.takes_s = count, latency_s, takes_s
         self.inferred_ns, self.published, self.dropped = [], [], 0
-        self.finished = threading.Event()
+        self.finished, self.crashed = threading.Event(), threading.Event()
 
     def infer(self):
         if len(self.inferred_ns) >= self.count:
@@ -36,8 +36,11 @@ class Recorder:
     def drop(self, periods):
         self.dropped += periods
 
+    def crash(self):
+        self.crashed.set()
+
     def run(self, period_s):
-        loop = InferenceLoop(period_s, self.infer, self.publish, self.drop)
+        loop = InferenceLoop(period_s, self.infer, self.publish, self.drop, self.crash)
         loop.start()
         assert self.finished.wait(10.0), "the loop published too little"
         assert loop.stop(1.0)
@@ -72,7 +75,7 @@ def test_a_failed_inference_waits_for_the_next_period():
         return NoChunk.FAILED
 
     done = threading.Event()
-    loop = InferenceLoop(0.05, infer, lambda _: None, lambda _: None)
+    loop = InferenceLoop(0.05, infer, lambda _: None, lambda _: None, lambda: None)
     loop.start()
     assert done.wait(5.0), "three attempts"
     assert loop.stop(1.0)
@@ -81,9 +84,22 @@ def test_a_failed_inference_waits_for_the_next_period():
 
 def test_nothing_is_published_after_stop():
     recorder = Recorder(count=100, latency_s=0.2)
-    loop = InferenceLoop(0.01, recorder.infer, recorder.publish, recorder.drop)
+    loop = InferenceLoop(0.01, recorder.infer, recorder.publish, recorder.drop, recorder.crash)
     loop.start()
     assert loop.stop(1.0)
     count = len(recorder.published)
     time.sleep(0.05)
     assert len(recorder.published) == count
+
+
+def test_an_exception_is_reported_and_ends_the_thread(capsys):
+    recorder = Recorder(count=1)
+
+    def broken(_inferred):
+        raise RuntimeError("publisher is gone")
+
+    loop = InferenceLoop(0.01, recorder.infer, broken, recorder.drop, recorder.crash)
+    loop.start()
+    assert recorder.crashed.wait(5.0), "the report of the crash"
+    assert loop.stop(1.0)
+    assert "publisher is gone" in capsys.readouterr().err

@@ -151,6 +151,14 @@ def test_only_fifty_states_are_kept_and_an_image_before_them_is_late():
     assert assembler.assemble(T0 + 495 * MS, "").gap is Gap.LATE
 
 
+def test_only_a_backend_that_needs_the_objects_sees_them():
+    for needs in (True, False):
+        assembler = make(views=(), needs_objects=needs)
+        fill_states(assembler, T0)
+        assembler.set_objects(T0, {"red_cube": "pose"})
+        assert bool(assembler.assemble(T0, "").objects) is needs
+
+
 def test_the_hash_sees_every_input_and_no_stamp():
     def hash_of(pixel=1, joint=0.0, text="go", stamp=T0):
         assembler = make(views=("face",))

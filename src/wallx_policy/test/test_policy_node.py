@@ -313,26 +313,36 @@ def test_a_run_succeeds_only_by_its_check(robot, policy, context):
     robot.wait_for("the action", client.server_is_ready, process)
 
     def run(timeout_s):
-        sent = client.send_goal_async(
-            RunInstruction.Goal(instruction="tidy up", timeout_s=timeout_s)
-        )
+        goal = RunInstruction.Goal(instruction="tidy up", timeout_s=timeout_s)
+        sent = client.send_goal_async(goal)
         robot.wait_for("acceptance", sent.done, process)
         assert sent.result().accepted
-        done = sent.result().get_result_async()
-        return done
+        return sent.result(), sent.result().get_result_async()
 
-    done = run(1.0)
-    robot.wait_for("the result", done.done, process)
-    assert done.result().result.outcome == RunInstruction.Result.OUTCOME_TIMEOUT
+    def outcome(done):
+        robot.wait_for("the result", done.done, process)
+        return done.result().result
+
+    _goal, done = run(1.0)
+    assert outcome(done).outcome == RunInstruction.Result.OUTCOME_TIMEOUT
     robot.wait_for(
         "the pause", lambda: "waiting for an instruction" in robot.statuses[-1].reason, process
     )
-    done = run(30.0)
+    goal, done = run(30.0)
+    goal.cancel_goal_async()
+    assert outcome(done).outcome == RunInstruction.Result.OUTCOME_CANCELED
+    _goal, done = run(30.0)
+    robot.instruction.publish(String(data="something else"))
+    assert outcome(done).outcome == RunInstruction.Result.OUTCOME_FAILED
+    assert "something else" in done.result().result.reason
+    robot.wait_for(
+        "the other's chunks", lambda: robot.chunks[-1].instruction == "something else", process
+    )
+    _goal, done = run(30.0)
     robot.wait_for("chunks again", lambda: robot.chunks[-1].instruction == "tidy up", process)
     assert not done.done()
     robot.cube_xyz = (0.2, -0.2, 0.02)
-    robot.wait_for("the result", done.done, process)
-    assert done.result().result.outcome == RunInstruction.Result.OUTCOME_SUCCEEDED
+    assert outcome(done).outcome == RunInstruction.Result.OUTCOME_SUCCEEDED
     assert "red_cube_in_tray" in done.result().result.reason
 
 

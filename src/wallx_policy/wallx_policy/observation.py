@@ -148,13 +148,15 @@ class ObservationAssembler:
             except ValueError as error:
                 return NoObservation(Gap.INVALID, f"image of camera {view}: {error}")
         self._last_stamp_ns = stamp_ns
+        # A policy that does not need the objects must not see them: a real arm has none.
+        sees_objects = self.settings.needs_objects and self._objects is not None
         return Observation(
             stamp_ns=stamp_ns,
             images=decoded,
             state_rad=state_rad,
             state_stamp_ns=state_ns,
             instruction=instruction,
-            objects=self._objects.payload if self._objects is not None else {},
+            objects=self._objects.payload if sees_objects else {},
         )
 
     def _too_old(self, now_ns: int, stamp_ns: int, stamps: Mapping[str, int]) -> str | None:

@@ -133,6 +133,9 @@ class ExpertBackend(Backend):
 
     def predict(self, observation: Observation) -> Prediction:
         """Return the next second of the motion."""
+        missing = [name for name in (CUBE, TRAY) if name not in observation.objects]
+        if missing:
+            raise ValueError(f"sim/objects has no {' and no '.join(missing)}")
         before_rad = self._correction_rad.copy()
         if self._last_ns is None or self._strayed(observation):
             self._path = JointPath(observation.state_rad)

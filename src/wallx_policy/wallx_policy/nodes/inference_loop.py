@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 
@@ -17,7 +18,8 @@ class InferenceLoop:
     """Calls ``infer`` once a period on a thread of its own and ``publish`` when a chunk is due.
 
     While ``infer`` says NOT_READY it is asked again shortly after. Periods that go by while it is
-    busy are not made up for: ``dropped`` is told how many.
+    busy are not made up for: ``dropped`` is told how many. An exception in a callback ends the
+    thread; ``crashed`` is called then.
     """
 
     def __init__(
@@ -26,14 +28,16 @@ class InferenceLoop:
         infer: Callable[[], InferredChunk | NoChunk],
         publish: Callable[[InferredChunk], None],
         dropped: Callable[[int], None],
+        crashed: Callable[[], None],
     ) -> None:
         self._period_ns = round(period_s * 1e9)
         self._infer = infer
         self._publish = publish
         self._dropped = dropped
+        self._crashed = crashed
         self._pending: deque[InferredChunk] = deque()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="inference", daemon=True)
+        self._thread = threading.Thread(target=self._guarded, name="inference", daemon=True)
 
     def start(self) -> None:
         """Begin."""
@@ -44,6 +48,13 @@ class InferenceLoop:
         self._stop.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
+
+    def _guarded(self) -> None:
+        try:
+            self._run()
+        except Exception:
+            traceback.print_exc()
+            self._crashed()
 
     def _run(self) -> None:
         slot_ns = time.monotonic_ns()

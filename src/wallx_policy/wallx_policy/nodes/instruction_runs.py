@@ -64,7 +64,8 @@ class InstructionRuns:
         outcome = self._outcome(run, now_s, runtime)
         if outcome is not None:
             self._run = None
-            if runtime is not None:
+            replaced = outcome[0] == RunInstruction.Result.OUTCOME_FAILED
+            if runtime is not None and not replaced:
                 runtime.pause(f"run_instruction ended: {outcome[1]}; waiting for an instruction")
             run.done.set_result(outcome)
         elif now_s >= run.feedback_at_s and runtime is not None:

@@ -126,6 +126,8 @@ class PolicyNode(NodeBase):
             self._runtime.infer,
             self._publish,
             lambda periods: self.count("observations_dropped", periods),
+            # A bug: end with its trace instead of living on without inferring.
+            lambda: self.finish(1),
         )
         self._loop.start()
 
