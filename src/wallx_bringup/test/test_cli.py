@@ -10,7 +10,7 @@ import pytest
 from std_srvs.srv import SetBool
 from wallx_bringup.arguments import ARGUMENTS
 from wallx_bringup.cli import main
-from wallx_bringup.message_text import fill_request, message_text
+from wallx_bringup.message_text import fill_message, message_text
 
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "wallx"
 
@@ -59,20 +59,20 @@ def test_requests_take_text_numbers_and_names_of_constants() -> None:
     from wallx_msgs.srv import RecorderControl, SetMode
 
     mode = SetMode.Request()
-    fill_request(mode, {"mode": "scaled", "scale": "0.2"}, (SafetyStatus,))
+    fill_message(mode, {"mode": "scaled", "scale": "0.2"}, (SafetyStatus,))
     assert (mode.mode, mode.scale) == (SafetyStatus.MODE_SCALED, 0.2)
     recorder = RecorderControl.Request()
-    fill_request(recorder, {"command": "start", "task": "no"}, ())
+    fill_message(recorder, {"command": "start", "task": "no"}, ())
     assert (recorder.command, recorder.task) == (RecorderControl.Request.COMMAND_START, "no")
     torque = SetBool.Request()
-    fill_request(torque, {"data": "true"}, ())
+    fill_message(torque, {"data": "true"}, ())
     assert torque.data is True
 
 
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        ({"dta": "true"}, "the request has no field 'dta'; its fields are: data"),
+        ({"dta": "true"}, "there is no field 'dta'; the fields are: data"),
         ({"data": "maybe"}, "field 'data' must be of type boolean, not 'maybe'"),
     ],
 )
@@ -80,7 +80,7 @@ def test_a_field_that_does_not_fit_is_named(given, sentence: str) -> None:
     from so101_driver.errors import UserError
 
     with pytest.raises(UserError, match=sentence):
-        fill_request(SetBool.Request(), given, ())
+        fill_message(SetBool.Request(), given, ())
 
 
 def test_messages_are_yaml_and_long_arrays_are_shortened() -> None:

@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
         ("topics", "list the topics of a running graph", _topics),
         ("echo", "show the messages of a topic", _echo),
         ("call", "call a service, e.g. wallx call safety/set_mode mode:=scaled", _call),
+        ("pub", "publish one message, e.g. wallx pub instruction data:='open the gripper'", _pub),
         ("run", "run one executable in the domain of a running graph", _run),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -76,6 +77,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "echo":
             command.add_argument("topic", help="a relative name is taken in the graph's namespace")
             command.add_argument("-n", "--count", type=int, help="end after so many messages")
+        elif name == "pub":
+            command.add_argument("topic", help="a relative name is taken in the graph's namespace")
+            command.add_argument("words", nargs="*", metavar="field:=value")
         elif name == "call":
             command.add_argument("service", help="e.g. safety/arm")
             command.add_argument("words", nargs="*", metavar="field:=value")
@@ -195,6 +199,15 @@ def _call(options: argparse.Namespace) -> int:
         success, text = call(node, options.service, parse_words(options.words), options.timeout)
         print(text, end="")
     return 0 if success else 1
+
+
+def _pub(options: argparse.Namespace) -> int:
+    namespace = _join(options)
+    from wallx_bringup.nodes.tools import publish, tool_node
+
+    with tool_node(namespace) as node:
+        print(publish(node, options.topic, parse_words(options.words)), end="")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

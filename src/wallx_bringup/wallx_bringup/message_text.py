@@ -1,4 +1,4 @@
-"""ROS messages as text for a terminal, and requests from ``field:=value`` words."""
+"""ROS messages as text for a terminal, and from ``field:=value`` words."""
 
 from __future__ import annotations
 
@@ -32,32 +32,32 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def fill_request(request: Any, given: Mapping[str, str], constants: Iterable[type]) -> None:
-    """Set a request's fields from text.
+def fill_message(message: Any, given: Mapping[str, str], constants: Iterable[type]) -> None:
+    """Set a message's fields from text.
 
     A number may be written as the name of its constant: ``mode:=full`` finds ``MODE_FULL``.
 
     Args:
-        request: A ROS request message.
+        message: A ROS message, or the request of a service.
         given: Field names and texts.
         constants: Further message classes to look for constants in.
 
     Raises:
         UserError: A field does not exist or a text does not fit it.
     """
-    types = request.get_fields_and_field_types()
+    types = message.get_fields_and_field_types()
     for name, text in given.items():
         if name not in types:
             raise UserError(
-                f"the request has no field '{name}'; its fields are: {', '.join(types) or 'none'}."
+                f"there is no field '{name}'; the fields are: {', '.join(types) or 'none'}."
             )
         try:
-            value = _typed(types[name], name, text, (type(request), *constants))
+            value = _typed(types[name], name, text, (type(message), *constants))
         except ValueError as error:
             raise UserError(
                 f"field '{name}' must be of type {types[name]}, not '{text}'."
             ) from error
-        setattr(request, name, value)
+        setattr(message, name, value)
 
 
 def _typed(kind: str, name: str, text: str, constants: Iterable[type]) -> Any:

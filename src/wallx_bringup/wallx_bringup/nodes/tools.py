@@ -9,13 +9,14 @@ from importlib import import_module
 from typing import Any
 
 import rclpy
+from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from so101_driver.errors import UserError
 
 import wallx_msgs.msg
-from wallx_bringup.message_text import fill_request, message_text
+from wallx_bringup.message_text import fill_message, message_text
 
 DISCOVERY_S = 5.0
 """Discovery takes 0.1 s or 2.5 s, at random."""
@@ -103,7 +104,7 @@ def call(node: Node, service: str, given: Mapping[str, str], timeout_s: float) -
     service_type = _load_type(types[0])
     client = node.create_client(service_type, name)
     request = service_type.Request()
-    fill_request(request, given, (wallx_msgs.msg.SafetyStatus,))
+    fill_message(request, given, (wallx_msgs.msg.SafetyStatus,))
     if not client.wait_for_service(timeout_sec=DISCOVERY_S):
         raise UserError(f"service {name} is known but its node does not answer.")
     future = client.call_async(request)
@@ -112,6 +113,29 @@ def call(node: Node, service: str, given: Mapping[str, str], timeout_s: float) -
         raise UserError(f"service {name} gave no answer within {timeout_s:g} s.")
     response = future.result()
     return bool(getattr(response, "success", True)), message_text(response)
+
+
+def publish(node: Node, topic: str, given: Mapping[str, str]) -> str:
+    """Publish one message on a topic that somebody reads; returns the message as text.
+
+    Raises:
+        UserError: Nobody reads the topic, or a field does not fit.
+    """
+    name = node.resolve_topic_name(topic)
+    readers = _wait_for(node, lambda: node.get_subscriptions_info_by_topic(name))
+    if not readers:
+        raise UserError(
+            f"nobody reads {name}: `wallx topics` lists the topics, `wallx graphs` the graphs."
+        )
+    message_type = _load_type(readers[0].topic_type)
+    message = message_type()
+    fill_message(message, given, (wallx_msgs.msg.SafetyStatus,))
+    publisher = node.create_publisher(message_type, name, 10)
+    if not _wait_for(node, publisher.get_subscription_count):
+        raise UserError(f"whoever reads {name} cannot hear a reliable, volatile publisher.")
+    publisher.publish(message)
+    publisher.wait_for_all_acked(Duration(seconds=DISCOVERY_S))
+    return message_text(message)
 
 
 def _wait_for(node: Node, find: Callable[[], Any]) -> Any:
