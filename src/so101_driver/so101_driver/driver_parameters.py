@@ -95,13 +95,8 @@ PARAMETERS = NodeParameters(
         Parameter(
             "on_exit",
             "hold",
-            "What happens to a standing arm when the driver ends: it keeps holding, or is let down.",
+            "What a standing arm does when the driver ends: it keeps holding, or is let down.",
             choices=("hold", "ramp_down"),
-        ),
-        Parameter(
-            "frame_prefix",
-            "",
-            "Put before the frame in the header of joint_states.",
         ),
     ),
 )

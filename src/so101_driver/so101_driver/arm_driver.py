@@ -1,0 +1,270 @@
+"""The driver core on a real bus: a 100 Hz thread that reads and watches, commands that write.
+
+No ROS here; the node passes messages in and publishes what comes out.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+from so101_driver import arm_setup
+from so101_driver import registers as reg
+from so101_driver.bus import BusError, PortLostError, ServoBus
+from so101_driver.calibration import Calibration
+from so101_driver.driver import DriverCore
+from so101_driver.driver_types import (
+    Command,
+    CommandResult,
+    DriverSnapshot,
+    JointSample,
+    StartAction,
+    TorquePhase,
+    Write,
+)
+from so101_driver.errors import UserError
+from so101_driver.estop_latch import SafetyPhase
+from so101_driver.readings import STATE_ADDRESS, STATE_SIZE, Reading, ServoState
+
+PERIOD_NS = 10_000_000
+_SWEEP_EVERY = 10
+"""Every so many cycles the read brings all diagnostics, and the servos' state is checked."""
+_MOTION_SIZE = 4
+"""Present position and velocity."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """Result of a request, with a sentence for the user."""
+
+    success: bool
+    message: str
+
+
+class ArmDriver:
+    """Runs a DriverCore against a ServoBus; usable from several threads.
+
+    Args:
+        bus: Open bus.
+        core: Fresh core.
+        calibration: The one that the core has.
+        on_cycle: Called by the thread after every cycle, with the measurement or None.
+        on_lost: Called by the thread, which then ends, when the port is gone.
+
+    Attributes:
+        details: Newest diagnostics by servo id, blocks of 15 bytes from 56.
+        missed_cycles: Cycles that were skipped because one before took too long.
+    """
+
+    def __init__(
+        self,
+        bus: ServoBus,
+        core: DriverCore,
+        calibration: Calibration,
+        on_cycle: Callable[[JointSample | None], None],
+        on_lost: Callable[[str], None],
+    ) -> None:
+        self.details: dict[int, Reading] = {}
+        self.missed_cycles = 0
+        self._bus = bus
+        self._core = core
+        self._calibration = calibration
+        self._on_cycle = on_cycle
+        self._on_lost = on_lost
+        self._lock = threading.Lock()
+        self._stop = threading.Event()
+        self._requests: queue.SimpleQueue[tuple[Callable[[], Answer], Future[Answer]]] = (
+            queue.SimpleQueue()
+        )
+        self._thread = threading.Thread(target=self._run, name="servo loop", daemon=True)
+
+    # Life.
+
+    def start(self) -> StartAction:
+        """Check the servos, take over the arm or switch it on, start the thread.
+
+        Raises:
+            UserError: Silent or foreign servos, another arm's calibration.
+            BusError: A servo that answered before failed while being set up.
+        """
+        action = self._bring_up()
+        self._thread.start()
+        return action
+
+    def stop(self) -> None:
+        """End the thread; the servos keep doing what they were told last."""
+        self._stop.set()
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            self._thread.join()
+
+    # From other threads.
+
+    def command(self, command: Command, ros_now_ns: int, sources: int) -> CommandResult:
+        """Judge a command and, if it is good, write its goals at once."""
+        with self._lock:
+            result = self._core.command(command, ros_now_ns, time.monotonic_ns(), sources)
+            if result.write is not None:
+                self._write(result.write)
+        return result
+
+    def estop(self) -> None:
+        """Take a pressed emergency stop."""
+        with self._lock:
+            self._core.estop(time.monotonic_ns())
+
+    def safety(self, phase: SafetyPhase) -> None:
+        """Take the safety layer's state."""
+        with self._lock:
+            self._core.safety(phase)
+
+    def snapshot(self) -> DriverSnapshot:
+        """Return the core's state."""
+        with self._lock:
+            return self._core.snapshot(time.monotonic_ns())
+
+    def counters(self) -> Mapping[str, int]:
+        """Return all counters; those of the bus are prefixed."""
+        with self._lock:
+            counters = Counter(self._core.counters)
+        counters.update({f"bus_{name}": count for name, count in self._bus.counters.items()})
+        counters["missed_cycles"] = self.missed_cycles
+        return counters
+
+    def commands_stopped(self) -> bool:
+        """Return whether no acceptable command has come for a while."""
+        with self._lock:
+            return self._core.commands_stopped(time.monotonic_ns())
+
+    def limp(self) -> bool:
+        """Return whether torque is off in every servo."""
+        with self._lock:
+            return self._core.limp()
+
+    def give_torque(self, timeout_s: float) -> Answer:
+        """Switch a limp arm on where it is, or try to take it over again after a fault."""
+        return self._ask(self._give_torque, timeout_s)
+
+    def release(self, duration_s: float, timeout_s: float) -> Answer:
+        """Let the arm go limp slowly."""
+        return self._ask(lambda: self._release(duration_s), timeout_s)
+
+    def _ask(self, work: Callable[[], Answer], timeout_s: float) -> Answer:
+        """Have the thread do something between two cycles."""
+        if not self._thread.is_alive():
+            return Answer(False, "the driver is not running")
+        future: Future[Answer] = Future()
+        self._requests.put((work, future))
+        try:
+            return future.result(timeout_s)
+        except TimeoutError:
+            future.cancel()
+            return Answer(False, "the servos did not take it in time")
+
+    # In the thread.
+
+    def _run(self) -> None:
+        due_ns = time.monotonic_ns()
+        cycle = 0
+        try:
+            while not self._stop.is_set():
+                self._on_cycle(self._cycle(cycle))
+                self._serve_requests()
+                cycle += 1
+                due_ns += PERIOD_NS
+                late_ns = time.monotonic_ns() - due_ns
+                if late_ns > 0:
+                    skipped = late_ns // PERIOD_NS
+                    self.missed_cycles += skipped
+                    due_ns += skipped * PERIOD_NS
+                else:
+                    self._stop.wait(-late_ns * 1e-9)
+        except PortLostError as error:
+            with self._lock:
+                self._core.set_fault(str(error))
+            self._on_lost(str(error))
+
+    def _cycle(self, cycle: int) -> JointSample | None:
+        detailed = cycle % _SWEEP_EVERY == 0
+        size = reg.DIAGNOSTICS_SIZE if detailed else _MOTION_SIZE
+        readings = self._bus.sync_read(reg.PRESENT_POSITION.address, size)
+        if detailed:
+            self.details.update(readings)
+        states: dict[int, Reading] = {}
+        if cycle % _SWEEP_EVERY == _SWEEP_EVERY // 2:
+            states = self._bus.sync_read(STATE_ADDRESS, STATE_SIZE)
+        with self._lock:
+            now_ns = time.monotonic_ns()
+            sample = self._core.observe(readings, now_ns)
+            writes = self._core.check_states(
+                {i: ServoState.from_reading(reading) for i, reading in states.items()}
+            )
+            for write in (*writes, *self._core.tick(now_ns)):
+                self._write(write)
+        return sample
+
+    def _serve_requests(self) -> None:
+        while not self._requests.empty():
+            work, future = self._requests.get()
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                future.set_result(work())
+            except PortLostError as error:
+                future.set_result(Answer(False, str(error)))
+                raise
+            except (BusError, UserError) as error:
+                with self._lock:
+                    self._core.set_fault(str(error))
+                future.set_result(Answer(False, str(error)))
+
+    def _give_torque(self) -> Answer:
+        with self._lock:
+            torque, fault = self._core.torque, self._core.fault
+        if torque is TorquePhase.FALLING:
+            return Answer(False, "the arm is being released: wait until its torque is off")
+        if fault is None and torque is not TorquePhase.OFF:
+            return Answer(True, "torque is on already")
+        action = self._bring_up()
+        if action is StartAction.FAULT:
+            return Answer(False, self._core.fault or "")
+        return Answer(True, "torque is on" if action is StartAction.ADOPT else "torque is rising")
+
+    def _release(self, duration_s: float) -> Answer:
+        with self._lock:
+            if self._core.torque is TorquePhase.OFF:
+                return Answer(True, "torque is off already")
+            self._core.release(duration_s, time.monotonic_ns())
+        return Answer(True, f"torque falls to nothing within {duration_s:g} s: support the arm")
+
+    def _bring_up(self) -> StartAction:
+        bus = self._bus
+        arm_setup.identify(bus)
+        arm_setup.check_calibration(bus, self._calibration)
+        states = arm_setup.read_states(bus)
+        missing = arm_setup.differences(bus)
+        standing = any(state.torque_enabled for state in states)
+        if missing and not standing:
+            arm_setup.apply(bus, missing)
+        limits = arm_setup.read_torque_limits(bus)
+        with self._lock:
+            action = self._core.start(states, limits, time.monotonic_ns())
+            if missing and standing:
+                # Other gains would let a standing arm sag or jerk.
+                self._core.set_fault(
+                    f"{missing[0]} while the arm stands, which would move it if changed now: "
+                    "support the arm, call driver/release, then driver/set_torque"
+                )
+                return StartAction.FAULT
+        if action is StartAction.GIVE_TORQUE:
+            goals = arm_setup.give_torque(bus, self._calibration)
+            with self._lock:
+                self._core.torque_given(goals, time.monotonic_ns())
+        return action
+
+    def _write(self, write: Write) -> None:
+        self._bus.sync_write(write.register, write.values)
