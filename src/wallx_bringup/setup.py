@@ -14,7 +14,7 @@ setup(
         ("share/" + package_name + "/launch", glob("launch/*.launch.py")),
         ("share/" + package_name + "/config", glob("config/*.yaml") + glob("config/*.xml")),
         ("share/" + package_name + "/rviz", glob("rviz/*.rviz")),
-        # ament_python puts console_scripts under lib/<package>; the wallx command belongs on the PATH.
+        # console_scripts go to lib/<package>; the wallx command belongs on the PATH.
         ("bin", ["scripts/wallx"]),
     ],
     zip_safe=True,

@@ -14,6 +14,8 @@ from so101_driver.errors import UserError
 from wallx_bringup.graph import NodeProcess
 from wallx_bringup.processes import Process
 
+OUR_PACKAGES = ("so101_driver", "wallx_policy")
+
 
 class _TypedDumper(yaml.SafeDumper):
     """Quotes every text: ROS reads plain scalars by rules of its own (``1e3``, ``no``, ``y``)."""
@@ -64,4 +66,5 @@ def process_of(node: NodeProcess, run_dir: Path, environment: Mapping[str, str])
         argv += ["--params-file", path]
     for source, target in node.remappings:
         argv += ["-r", f"{source}:={target}"]
-    return Process(node.name, tuple(argv), node.environment, node.on_death)
+    ours = node.package in OUR_PACKAGES
+    return Process(node.name, tuple(argv), node.environment, node.on_death, defers_signals=ours)

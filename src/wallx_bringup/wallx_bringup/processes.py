@@ -42,12 +42,15 @@ class Process:
         argv: Program and arguments.
         environment: Variables added to the runner's own.
         on_death: What its death means.
+        defers_signals: Start it with SIGINT and SIGTERM blocked. Our nodes unblock them once they
+            can react; before, Python would end in the middle of an import, with a traceback.
     """
 
     name: str
     argv: tuple[str, ...]
     environment: tuple[tuple[str, str], ...] = ()
     on_death: OnDeath = OnDeath.HOLD
+    defers_signals: bool = False
 
 
 def stops_graph(on_death: OnDeath, status: int) -> bool:
@@ -78,6 +81,8 @@ def spawn(
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT, 0, 0, 0)
         if os.getppid() != parent:  # it died before prctl
             os._exit(1)
+        if process.defers_signals:
+            signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
 
     with log_path.open("ab") as log:
         return subprocess.Popen(

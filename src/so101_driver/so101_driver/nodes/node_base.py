@@ -383,6 +383,8 @@ def run_node(node_class: Callable[[], NodeBase], arguments: Sequence[str] | None
 
     signal.signal(signal.SIGINT, on_signal)
     signal.signal(signal.SIGTERM, on_signal)
+    # The wallx runner starts nodes with these blocked, so that none is lost during the imports.
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
 
     if node.EXECUTOR_THREADS > 1:
         executor = MultiThreadedExecutor(num_threads=node.EXECUTOR_THREADS)
