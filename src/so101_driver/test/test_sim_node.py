@@ -35,12 +35,6 @@ from wallx_msgs.srv import ResetScene
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
-ENVIRONMENT = {
-    "ROS_LOCALHOST_ONLY": "1",
-    "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
-    "ROS_PYTHON_CHECK_FIELDS": "1",
-}
-
 
 class Sim:
     """One simulator process and a listener in this process."""
@@ -60,7 +54,6 @@ class Sim:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command, "-p", f"port_link:={self.link}", *arguments],
-                env={**os.environ, **ENVIRONMENT},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -98,10 +91,19 @@ class Sim:
         self.node.destroy_node()
 
 
+@pytest.fixture(scope="module")
+def isolated() -> Iterator[None]:
+    """A ROS domain that no other graph on this machine hears."""
+    domain = pytest.importorskip("wallx_bringup.domain", reason="needs the built workspace")
+    with domain.lock_free_domain() as locked, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ROS_LOCALHOST_ONLY", "1")
+        patch.setenv("ROS_DOMAIN_ID", str(locked.id))
+        patch.setenv("ROS_PYTHON_CHECK_FIELDS", "1")
+        yield
+
+
 @pytest.fixture
-def sim(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Sim]:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
+def sim(tmp_path: Path, isolated: None) -> Iterator[Sim]:
     context = rclpy.Context()
     rclpy.init(context=context)
     sim = Sim(tmp_path, context)

@@ -19,8 +19,9 @@ from so101_driver.sim.world import World
 def test_pictures_carry_the_stamp_of_their_state() -> None:
     frames: list[Frame] = []
     process = RenderProcess(frames.append, pytest.fail)
-    process.start(30.0)
+    process.start()
     try:
+        process.wait_until_ready(30.0)
         assert process.request(12345, World().state(), {"wrist_view"})
         deadline_s = time.monotonic() + 10.0
         while len(frames) < len(VIEWS) and time.monotonic() < deadline_s:
@@ -46,8 +47,9 @@ def test_missing_graphics_library_is_one_sentence(
     )
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     process = RenderProcess(lambda _frame: None, pytest.fail)
+    process.start()
     with pytest.raises(UserError, match="apt-get install libegl1 libgl1-mesa-dri") as error:
-        process.start(10.0 if broken == "import fails" else 1.0)
+        process.wait_until_ready(10.0 if broken == "import fails" else 1.0)
     assert ("libEGL.so.1" in str(error.value)) == (broken == "import fails")
 
 

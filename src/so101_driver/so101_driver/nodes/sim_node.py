@@ -123,7 +123,7 @@ class SimNode(NodeBase):
             }
 
     def activate(self) -> None:
-        """Let time run, answer on the pseudo-terminal, then start the cameras."""
+        """Start the cameras, let time run, answer on the pseudo-terminal, then link to it."""
         try:
             self._start()
         except UserError:
@@ -132,20 +132,23 @@ class SimNode(NodeBase):
         self.get_logger().info(f"servos answer on {self._bus.port}, link {self._link}")
 
     def _start(self) -> None:
-        self._runner = self._realtime.RealTimeRunner(self._arm)
-        self._runner.start()
         self._bus = VirtualBus(
             self._arm, on_goal_write=self._publish_goal_write, clock_ns=self.ros_now_ns
         )
-        self._bus.start()
-        _make_link(self._link, self._bus.port)
-        self._own_timers = [self.create_timer(1.0 / _OBJECTS_RATE_HZ, self._publish_objects)]
         if self.p.cameras:
             self._renderer = RenderProcess(
                 self._publish_frame, self._on_renderer_death, self.p.jpeg_quality
             )
-            self._renderer.start(_RENDERER_START_S)
+            # Before the driver comes: compiling shaders keeps a core busy for a second.
+            self._renderer.start()
+            self._renderer.wait_until_ready(_RENDERER_START_S)
+        self._runner = self._realtime.RealTimeRunner(self._arm)
+        self._runner.start()
+        self._bus.start()
+        self._own_timers.append(self.create_timer(1.0 / _OBJECTS_RATE_HZ, self._publish_objects))
+        if self.p.cameras:
             self._own_timers.append(self.create_timer(1.0 / self.p.camera_rate_hz, self._expose))
+        _make_link(self._link, self._bus.port)
 
     def deactivate(self) -> None:
         """Stop everything that ``activate`` started."""
@@ -173,7 +176,7 @@ class SimNode(NodeBase):
         Terminals and launch files signal every process at once, and then again: the arm has to
         stay alive while it is being parked.
         """
-        if self._bus is None or signal_count >= 3:
+        if self._runner is None or signal_count >= 3:
             self.finish()
         elif self._ending is None:
             self._ending = threading.Thread(target=self._end, name="ending", daemon=True)

@@ -17,7 +17,7 @@ import numpy as np
 from so101_driver.joints import data_path
 from so101_driver.sim.cameras import HEADER, REQUEST, VIEWS, Reply, read_exactly
 
-_NICENESS = 5
+_NICENESS = 10
 """Pictures may come late; the 100 Hz loops may not."""
 
 

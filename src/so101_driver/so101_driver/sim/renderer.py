@@ -49,8 +49,8 @@ class RenderProcess:
         self._busy = threading.Event()
         self._closing = False
 
-    def start(self, timeout_s: float) -> None:
-        """Start the process and wait for its first picture; raises UserError if there is none."""
+    def start(self) -> None:
+        """Start the process, which takes a second until it is ready."""
         self._process = subprocess.Popen(
             [sys.executable, "-m", "so101_driver.sim.render_worker", str(self._quality)],
             stdin=subprocess.PIPE,
@@ -60,6 +60,9 @@ class RenderProcess:
         )
         self._reader = threading.Thread(target=self._read, name="frames", daemon=True)
         self._reader.start()
+
+    def wait_until_ready(self, timeout_s: float) -> None:
+        """Wait for the first picture; raises UserError if there is none."""
         if not self._answered.wait(timeout_s):
             self._problem = f"no picture within {timeout_s:.0f} s"
         if self._problem:
