@@ -109,6 +109,9 @@ def _on_exit(node: NodeProcess, action: Node) -> OnProcessExit:
     def react(event: ProcessExited, context: LaunchContext) -> list[LaunchDescriptionEntity]:
         if context.is_shutdown or not stops_graph(node.on_death, event.returncode):
             return []
-        return [EmitEvent(event=Shutdown(reason=f"{node.name} is gone"))]
+        reason = f"{node.name} ended with status {event.returncode}: everything ends"
+        if event.returncode:
+            raise RuntimeError(reason)  # ends everything too, and makes the exit status 1
+        return [EmitEvent(event=Shutdown(reason=reason))]
 
     return OnProcessExit(target_action=action, on_exit=react)

@@ -32,19 +32,29 @@ EXECUTABLES = (
     *(("so101_driver", name) for name in ("sim_node", "driver_node", "safety_node")),
     *(("wallx_policy", name) for name in ("policy_node", "trace_node", "recorder_node")),
 )
-# Reports, waits until all have (the end of the first would interrupt the others), ends.
+# Reports, waits until all have (the end of the first would interrupt the others), ends. If one of
+# them is to refuse, it ends with status 1, and the others wait to be interrupted.
 REPORTER = f"""#!{sys.executable} -SE
 import json, os, signal, sys, time
-signal.signal(signal.SIGINT, signal.SIG_IGN)
 folder = os.environ["REPORTS"]
+path = os.path.join(folder, os.path.basename(sys.argv[0]))
+refuses = os.environ.get("REFUSES")
+def on_interrupt(*_):
+    if refuses:
+        open(path + ".interrupted", "w")
+        sys.exit(0)
+signal.signal(signal.SIGINT, on_interrupt)
 files = [b for a, b in zip(sys.argv, sys.argv[1:]) if a == "--params-file"]
 report = dict(argv=sys.argv, environment=dict(os.environ), niceness=os.nice(0),
               files=[open(file).read() for file in files])
-path = os.path.join(folder, os.path.basename(sys.argv[0]))
 json.dump(report, open(path + ".part", "w"))
 os.rename(path + ".part", path + ".json")
 while sum(name.endswith(".json") for name in os.listdir(folder)) < {len(EXECUTABLES)}:
     time.sleep(0.01)
+if refuses == os.path.basename(path):
+    sys.exit(1)
+if refuses:
+    time.sleep(30)
 """
 
 
@@ -142,6 +152,19 @@ def test_both_runners_start_the_same_processes(
     assert by_runner["launch"].keys() == by_runner["wallx"].keys()
     for name, report in by_runner["wallx"].items():
         assert by_runner["launch"][name] == report
+
+
+def test_a_node_that_refuses_to_start_ends_everything_with_status_1(
+    installation: Path, tmp_path: Path, monkeypatch
+) -> None:
+    (tmp_path / "limits.yaml").touch()
+    (tmp_path / "reports").mkdir()
+    monkeypatch.setenv("REPORTS", str(tmp_path / "reports"))
+    monkeypatch.setenv("REFUSES", "policy_node")
+    words = [f"limits_file:={tmp_path}/limits.yaml", f"record:={tmp_path}/bag"]
+    assert start_with_launch(words, monkeypatch) == 1
+    interrupted = {path.stem for path in (tmp_path / "reports").glob("*.interrupted")}
+    assert interrupted == {name for _, name in EXECUTABLES} - {"policy_node"}
 
 
 def test_an_unknown_argument_is_refused(installation, tmp_path, monkeypatch, caplog) -> None:
