@@ -106,6 +106,10 @@ class SimNode(NodeBase):
 
     def configure(self) -> None:
         """Load the calibration and the world."""
+        if self._link.is_symlink():
+            # Of a killed simulator: the driver must not take it for ours.
+            with contextlib.suppress(OSError):
+                self._link.unlink()
         arm_simulation, self._realtime = _import_physics()
         calibration = Calibration.load(self.p.calibration or data_path("sim_calibration.json"))
         self._arm = arm_simulation.ArmSimulation(
@@ -286,14 +290,10 @@ def _import_physics() -> tuple[Any, Any]:
 
 
 def _make_link(link: Path, port: str) -> None:
-    """Point ``link`` to the port, replacing a link that a killed simulator left."""
-    if link.exists() and not link.is_symlink():
-        raise UserError(f"port_link {link} exists and is not a link: remove it or give another.")
-    fresh = link.with_name(f".{link.name}.{os.getpid()}")
+    """Make the link that the driver opens, and the folder for it."""
     try:
         link.parent.mkdir(parents=True, exist_ok=True)
-        fresh.symlink_to(port)
-        fresh.replace(link)
+        link.symlink_to(port)
     except OSError as error:
         raise UserError(
             f"cannot make the link {link} ({error.strerror}): give a port_link in a folder that "
