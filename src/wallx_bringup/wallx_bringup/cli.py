@@ -125,7 +125,7 @@ def _show_arguments() -> None:
 def _demo(options: argparse.Namespace) -> int:
     from wallx_bringup.demo import run_demo
 
-    return run_demo(options.out, os.environ)
+    return run_demo(options.out, dict(os.environ))
 
 
 def _make_checkpoint(options: argparse.Namespace) -> int:
@@ -156,9 +156,7 @@ def _join(options: argparse.Namespace) -> str:
         domain = os.environ.get("ROS_DOMAIN_ID", "0")
         print(f"wallx: no graph was started by wallx; using ROS domain {domain}.", file=sys.stderr)
         return "/"
-    environment = graph.environment(os.environ)
-    os.environ.clear()
-    os.environ.update(environment)
+    graph.join()
     return graph.namespace
 
 

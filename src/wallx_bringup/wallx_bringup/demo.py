@@ -65,7 +65,8 @@ def run_demo(out_dir: Path, environment: Mapping[str, str]) -> int:
     Raises:
         UserError: Something that the demo needs is missing.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    width = None if sys.stdout.isatty() else 120
+    console = Console(highlight=False, soft_wrap=True, width=width)
     _clear(out_dir)
     checkpoint = _make_checkpoint(out_dir / "checkpoint")
     arguments = {act: _arguments(act, out_dir, checkpoint) for act in ACTS}

@@ -54,6 +54,12 @@ class RunningGraph:
             return isolated_environment(base, self.domain_id)
         return {**base, "ROS_DOMAIN_ID": str(self.domain_id)}
 
+    def join(self) -> None:
+        """Make this process's ROS contexts join the graph; before the first is made."""
+        environment = self.environment(os.environ)
+        os.environ.clear()
+        os.environ.update(environment)
+
 
 def runtime_dir(environment: Mapping[str, str]) -> Path:
     """Return this user's folder for links, locks and state of running graphs.

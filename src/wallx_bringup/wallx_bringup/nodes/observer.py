@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from types import TracebackType
 
@@ -43,8 +42,7 @@ class Observer:
         self.lift_m: float | None = None
         self.in_tray = False
         self._first: Mapping[str, ObjectPose] | None = None
-        if graph.local_only:
-            os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+        graph.join()
         self._context = rclpy.Context()
         rclpy.init(args=[], context=self._context, domain_id=graph.domain_id)
         self._node = rclpy.create_node(
