@@ -7,7 +7,10 @@ restarted servo must be what a real one would show, since the driver's error pat
 from __future__ import annotations
 
 import os
+import random
 import select
+import subprocess
+import sys
 import time
 import tty
 from collections.abc import Iterator
@@ -243,3 +246,33 @@ def test_scale_couples_ticks_and_angles_both_ways() -> None:
     scale = TickScale(zero_tick=1966.5, rad_per_tick=0.0015, homing_offset=-200)
     assert scale.angle_rad(scale.encoder_ticks(0.7)) == pytest.approx(0.7)
     assert scale.encoder_ticks(0.0) == 1766.5
+
+
+def test_no_packet_however_odd_ends_the_bus(bus: VirtualBus, port: RawPort) -> None:
+    rng = random.Random(1)
+    codes = [*protocol.Instruction, 0x06, 0x55]
+    for _ in range(400):
+        servo_id = rng.choice((1, 2, 7, protocol.BROADCAST_ID))
+        parameters = rng.randbytes(rng.choice((0, 1, 2, 3, 8, 200)))
+        os.write(port.descriptor, protocol._packet(servo_id, rng.choice(codes), parameters))
+        os.write(port.descriptor, rng.randbytes(3))
+        while select.select([port.descriptor], [], [], 0)[0]:
+            os.read(port.descriptor, 4096)
+    # Random writes may have silenced acknowledgements, never the ping.
+    bus.power_cycle(1)
+    reply = port.exchange(protocol.ping(1), 4096, 0.5)
+    assert protocol.StatusParser().feed(reply)[-1].servo_id == 1
+
+
+def test_hot_servo_says_so(bus: VirtualBus, port: RawPort) -> None:
+    bus.servos[1].plant.temperature_c = 300.0
+    reply = port.statuses(protocol.read(1, reg.PRESENT_TEMPERATURE.address, 1), 1)[0]
+    assert (reply.error, reply.parameters) == (ServoError.TEMPERATURE, b"\xff")
+
+
+def test_bus_needs_neither_mujoco_nor_ros_nor_pyserial() -> None:
+    code = (
+        "import sys, so101_driver.sim; "
+        "sys.exit(', '.join({'mujoco', 'rclpy', 'serial'} & set(sys.modules)) or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)

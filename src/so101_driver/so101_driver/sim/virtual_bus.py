@@ -230,7 +230,7 @@ class VirtualBus:
         parameters = packet.parameters
 
         if packet.instruction == Instruction.SYNC_READ:
-            if packet.servo_id == BROADCAST_ID and len(parameters) >= 2:
+            if packet.servo_id == BROADCAST_ID and _is_read(parameters[:2]):
                 for servo in self._present(parameters[2:]):
                     replies.append((servo, _reply(servo, servo.read(*parameters[:2]))))
             return replies, goals
@@ -250,7 +250,7 @@ class VirtualBus:
             match packet.instruction:
                 case Instruction.PING:
                     pass
-                case Instruction.READ if len(parameters) == 2:
+                case Instruction.READ if _is_read(parameters):
                     answer = servo.read(*parameters)
                 case Instruction.WRITE if len(parameters) >= 2:
                     if servo.write(parameters[0], parameters[1:], now_s):
@@ -275,6 +275,11 @@ class VirtualBus:
             for servo in (self.servos.get(servo_id) for servo_id in ids)
             if servo is not None and not servo.muted
         ]
+
+
+def _is_read(parameters: bytes) -> bool:
+    """Whether these are an address and a size that fits into one reply."""
+    return len(parameters) == 2 and parameters[1] <= protocol.MAX_LENGTH - 2
 
 
 def _reply(servo: VirtualServo, parameters: bytes) -> bytes:

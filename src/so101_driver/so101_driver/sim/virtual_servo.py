@@ -18,6 +18,7 @@ _UNLIMITED_ACCELERATION_RADPS2 = 100.0
 _MOVING_RADPS = 0.02
 _REFERENCE_P = 16
 _REFERENCE_D = 32
+_MAX_15_BIT = 32767
 _12_V_PART = {reg.MAX_VOLTAGE: 140}
 
 
@@ -95,6 +96,8 @@ class VirtualServo:
         high = self.memory.value(reg.MAX_VOLTAGE) * reg.VOLTAGE_V
         if not low <= self.supply_v <= high:
             error |= ServoError.VOLTAGE
+        if self.plant.temperature_c > self.memory.value(reg.MAX_TEMPERATURE):
+            error |= ServoError.TEMPERATURE
         return error
 
     @property
@@ -219,10 +222,11 @@ class VirtualServo:
     def _measure(self) -> None:
         put = self.memory.put
         put(reg.PRESENT_POSITION, self.present_ticks())
-        put(reg.PRESENT_VELOCITY, round(self.velocity_radps / _RAD_PER_STEP))
+        steps_s = round(self.velocity_radps / _RAD_PER_STEP)
+        put(reg.PRESENT_VELOCITY, max(-_MAX_15_BIT, min(_MAX_15_BIT, steps_s)))
         put(reg.PRESENT_LOAD, round(self.plant.duty / reg.DUTY))
         put(reg.PRESENT_VOLTAGE, round(self.supply_v / reg.VOLTAGE_V))
-        put(reg.PRESENT_TEMPERATURE, round(self.plant.temperature_c))
+        put(reg.PRESENT_TEMPERATURE, min(255, round(self.plant.temperature_c)))
         put(reg.STATUS, int(self.error))
         put(reg.MOVING, int(abs(self.velocity_radps) > _MOVING_RADPS))
         put(reg.GOAL_ECHO, self.goal_ticks)
