@@ -29,8 +29,8 @@ def policy(random_checkpoint: Path) -> Policy:
 def test_the_prefix_computed_once_changes_nothing(policy: Policy, observe: Observe) -> None:
     inputs = policy.inputs(observe())
     noise = torch.from_numpy(policy.noise(5))[None]
-    once = policy._model.sample(inputs, noise).actions
-    always = policy._model.sample(inputs, noise, reuse_prefix=False).actions
+    once = policy.model.sample(inputs, noise).actions
+    always = policy.model.sample(inputs, noise, reuse_prefix=False).actions
     assert float((once - always).abs().max()) < 1e-5
 
 

@@ -119,6 +119,11 @@ class Policy:
         return self.settings.line()
 
     @property
+    def model(self) -> FlowModel:
+        """The network behind this policy, for benchmarks and comparison with references."""
+        return self._model
+
+    @property
     def has_statistics(self) -> bool:
         """Whether states and actions are in data set units; without statistics they cannot be."""
         return self._normalization is not None
