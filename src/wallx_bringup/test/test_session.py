@@ -17,6 +17,7 @@ from wallx_bringup.session import choose_graph, open_graph, running_graphs, runt
 STAND_IN = f"""#!{sys.executable} -SE
 import signal, sys, time
 signal.signal(signal.SIGINT, lambda *_: sys.exit(0))
+signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # as our nodes do when they can react
 print("up", flush=True)
 time.sleep(60)
 """
