@@ -8,6 +8,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -36,6 +37,12 @@ _SWEEP_EVERY = 10
 """Every so many cycles the read brings all diagnostics, and the servos' state is checked."""
 _MOTION_SIZE = 4
 """Present position and velocity."""
+_CYCLE_DEADLINE_S = 0.008
+"""As long as the cycle allows: replies that are only a little late are still a measurement."""
+_READ_AFTER_COMMAND_NS = 2_000_000
+_PHASE_STEP_NS = 100_000
+"""Reads move by this per cycle until they follow the commands."""
+_STREAM_NS = 5 * PERIOD_NS
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +61,7 @@ class ArmDriver:
         core: Fresh core.
         calibration: The one that the core has.
         on_cycle: Called by the thread after every cycle, with the measurement or None.
-        on_lost: Called by the thread, which then ends, when the port is gone.
+        on_lost: Called by the thread, which then ends, when the port is gone or the thread fails.
 
     Attributes:
         details: Newest diagnostics by servo id, blocks of 15 bytes from 56.
@@ -77,6 +84,7 @@ class ArmDriver:
         self._on_cycle = on_cycle
         self._on_lost = on_lost
         self._lock = threading.Lock()
+        self._command_ns = 0
         self._stop = threading.Event()
         self._requests: queue.SimpleQueue[tuple[Callable[[], Answer], Future[Answer]]] = (
             queue.SimpleQueue()
@@ -110,6 +118,7 @@ class ArmDriver:
             result = self._core.command(command, ros_now_ns, time.monotonic_ns(), sources)
             if result.write is not None:
                 self._write(result.write)
+                self._command_ns = time.monotonic_ns()
         return result
 
     def estop(self) -> None:
@@ -131,7 +140,9 @@ class ArmDriver:
         """Return all counters; those of the bus are prefixed."""
         with self._lock:
             counters = Counter(self._core.counters)
-        counters.update({f"bus_{name}": count for name, count in self._bus.counters.items()})
+        # Copied at once: the bus counts in other threads.
+        bus_counters = dict(self._bus.counters)
+        counters.update({f"bus_{name}": count for name, count in bus_counters.items()})
         counters["missed_cycles"] = self.missed_cycles
         return counters
 
@@ -176,6 +187,8 @@ class ArmDriver:
                 self._serve_requests()
                 cycle += 1
                 due_ns += PERIOD_NS
+                if time.monotonic_ns() - self._command_ns < _STREAM_NS:
+                    due_ns += phase_step_ns(due_ns, self._command_ns)
                 late_ns = time.monotonic_ns() - due_ns
                 if late_ns > 0:
                     skipped = late_ns // PERIOD_NS
@@ -184,14 +197,21 @@ class ArmDriver:
                 else:
                     self._stop.wait(-late_ns * 1e-9)
         except PortLostError as error:
-            with self._lock:
-                self._core.set_fault(str(error))
-            self._on_lost(str(error))
+            self._give_up(str(error))
+        except Exception as error:
+            # A bug: end with a trace instead of leaving a driver that looks alive.
+            traceback.print_exc()
+            self._give_up(f"the servo loop failed with {type(error).__name__}: {error}")
+
+    def _give_up(self, sentence: str) -> None:
+        with self._lock:
+            self._core.set_fault(sentence)
+        self._on_lost(sentence)
 
     def _cycle(self, cycle: int) -> JointSample | None:
         detailed = cycle % _SWEEP_EVERY == 0
         size = reg.DIAGNOSTICS_SIZE if detailed else _MOTION_SIZE
-        readings = self._bus.sync_read(reg.PRESENT_POSITION.address, size)
+        readings = self._bus.sync_read(reg.PRESENT_POSITION.address, size, _CYCLE_DEADLINE_S)
         if detailed:
             self.details.update(readings)
         states: dict[int, Reading] = {}
@@ -268,3 +288,19 @@ class ArmDriver:
 
     def _write(self, write: Write) -> None:
         self._bus.sync_write(write.register, write.values)
+
+
+def phase_step_ns(due_ns: int, command_ns: int) -> int:
+    """Return by how much a read should move, so that reads come just after commands.
+
+    A command that arrives while servos are answering has to wait for them; with both at 100 Hz and
+    an unlucky phase that would be every command.
+
+    Args:
+        due_ns: When the next read is due.
+        command_ns: When the last command was written.
+    """
+    early_ns = (command_ns + _READ_AFTER_COMMAND_NS - due_ns) % PERIOD_NS
+    if early_ns > PERIOD_NS // 2:
+        early_ns -= PERIOD_NS
+    return max(-_PHASE_STEP_NS, min(_PHASE_STEP_NS, early_ns))

@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from so101_driver.arm_driver import phase_step_ns
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
 from so101_driver.driver_types import (
@@ -469,3 +470,15 @@ def test_switching_off_is_repeated_until_seen_and_limits_are_restored_only_then(
     assert bench.core.limp()
     restored = states(enabled=False)
     assert bench.core.check_states(dict(zip(SERVO_IDS, restored, strict=True))) == ()
+
+
+@pytest.mark.parametrize("phase_ns", range(0, PERIOD_NS, 1_300_000))
+def test_reads_move_until_they_follow_commands(phase_ns):
+    """From any phase, and never by more than one percent of a period at once."""
+    due_ns, command_ns = 10**9 + phase_ns, 10**9
+    for _ in range(60):
+        step_ns = phase_step_ns(due_ns, command_ns)
+        assert abs(step_ns) <= PERIOD_NS // 100
+        due_ns += PERIOD_NS + step_ns
+        command_ns += PERIOD_NS
+    assert (due_ns - command_ns) % PERIOD_NS == 2_000_000
