@@ -1,5 +1,44 @@
 """The safety/interpolator layer: turns chunks into commands that the arm may always execute."""
 
 from so101_driver.safety.limits import Limits, effective_limits
+from so101_driver.safety.settings import Settings
+from so101_driver.safety.supervisor import Supervisor
+from so101_driver.safety.types import (
+    ActionKind,
+    ArmState,
+    Chunk,
+    Command,
+    DriverReading,
+    DriverState,
+    EventKind,
+    EventResult,
+    JointReading,
+    Limit,
+    Mode,
+    OperatorEvent,
+    Output,
+    State,
+    Status,
+)
 
-__all__ = ["Limits", "effective_limits"]
+__all__ = [
+    "ActionKind",
+    "ArmState",
+    "Chunk",
+    "Command",
+    "DriverReading",
+    "DriverState",
+    "EventKind",
+    "EventResult",
+    "JointReading",
+    "Limit",
+    "Limits",
+    "Mode",
+    "OperatorEvent",
+    "Output",
+    "Settings",
+    "State",
+    "Status",
+    "Supervisor",
+    "effective_limits",
+]

@@ -168,7 +168,7 @@ class Limits:
             self,
             lower_rad=lower,
             upper_rad=upper,
-            # Another arm's stops may be a little closer than the file's: park as near as they allow.
+            # One arm's stops may be closer than the file's: park as near as they allow.
             via_rad=np.clip(self.via_rad, lower, upper),
             rest_rad=np.clip(self.rest_rad, lower, upper),
         )

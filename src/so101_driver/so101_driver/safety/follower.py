@@ -1,0 +1,69 @@
+"""Samples a path tick by tick; trajectory time never skips."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from so101_driver.safety.types import Array
+
+
+class Path(Protocol):
+    """A motion in time."""
+
+    @property
+    def duration_s(self) -> float:
+        """When it comes to rest."""
+        ...
+
+    def at(self, time_s: float) -> Array:
+        """Position at a time since its beginning."""
+        ...
+
+
+class Follower:
+    """Reference positions for three successive ticks: before, now and next."""
+
+    def __init__(self, path: Path, time_s: float, period_s: float) -> None:
+        """``time_s`` is the path's time of the next command."""
+        self._path = path
+        self._period_s = period_s
+        self._time_s = time_s
+        self.before, self.now, self.next = (path.at(time_s + k * period_s) for k in (-2, -1, 0))
+
+    def advance(self) -> None:
+        """Go on by exactly one tick."""
+        self._time_s += self._period_s
+        self.before, self.now = self.now, self.next
+        self.next = self._path.at(self._time_s)
+
+    @property
+    def ended(self) -> bool:
+        """Whether the path is at rest from now on."""
+        return self._time_s - 2.0 * self._period_s >= self._path.duration_s
+
+
+class ScaledReference:
+    """Integrates a share of another reference's steps, within bounds."""
+
+    def __init__(
+        self,
+        position_rad: Array,
+        velocity_rad_s: Array,
+        scale: Array,
+        lower_rad: Array,
+        upper_rad: Array,
+        period_s: float,
+    ) -> None:
+        """``scale`` holds one share per joint."""
+        self._scale = scale
+        self._lower, self._upper = lower_rad, upper_rad
+        self.before = self.now = position_rad - velocity_rad_s * period_s
+        self.next = position_rad
+
+    def advance(self, follower: Follower) -> None:
+        """Go on by the scaled step that a reference makes to its ``next``."""
+        step = self._scale * (follower.next - follower.now)
+        self.before, self.now = self.now, self.next
+        self.next = np.minimum(np.maximum(self.now + step, self._lower), self._upper)

@@ -1,0 +1,210 @@
+"""Moves the commanded state one tick at a time, never without a verified way to stop.
+
+The commanded state is a position and its finite differences. Each tick a tracking law proposes the
+next acceleration, the limits trim it, and the result is taken only if the brake from there is
+legal. Otherwise the brake that was verified last executes its next sample. Joints are independent
+here, so each joint falls back alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from so101_driver.safety.brake import REST_VELOCITY_RAD_S, BrakePath, BrakePlanner
+from so101_driver.safety.limits import Limits
+from so101_driver.safety.types import Array, Limit
+
+POSITION_GAIN_PER_S = 8.0
+"""A small position error decays with this rate: 0.37 of it is left after 125 ms."""
+
+VELOCITY_GAIN_PER_S = 25.0
+"""Decay rate of a velocity error; three times the other, so that positions do not overshoot."""
+
+APPROACH_SHARE = 0.6
+"""Share of the acceleration limit used to slow down towards a goal or a position limit. The rest is
+reserve for the time that jerk-limited braking needs to build up."""
+
+RAMP_SHARE = 0.5
+"""Likewise, share of the jerk limit used to take a velocity error's acceleration back to zero."""
+
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class TrackingStep:
+    """What one tick did.
+
+    Attributes:
+        acted: Limits that changed the proposal.
+        wanted_rad_s: Sum over joints of the speed that the reference asked for.
+        removed_rad_s: How much of it limits took away.
+    """
+
+    acted: Limit
+    wanted_rad_s: float
+    removed_rad_s: float
+
+
+class Limiter:
+    """The commanded state of all joints and its verified brake.
+
+    Attributes:
+        position_rad: Last commanded position.
+        velocity_rad_s: Its finite difference.
+        acceleration_rad_s2: The finite difference of that.
+    """
+
+    def __init__(self, limits: Limits, period_s: float) -> None:
+        self._period_s = period_s
+        self._velocity = limits.velocity_rad_s
+        self._acceleration = limits.acceleration_rad_s2
+        self._step = limits.jerk_rad_s3 * period_s
+        self._approach = APPROACH_SHARE * self._acceleration
+        self._ramp = RAMP_SHARE * limits.jerk_rad_s3
+        self._planner = BrakePlanner(
+            self._velocity, self._acceleration, limits.jerk_rad_s3, period_s
+        )
+        self.start(0.5 * (limits.lower_rad + limits.upper_rad), limits.lower_rad, limits.upper_rad)
+
+    def start(self, position_rad: Array, lower_rad: Array, upper_rad: Array) -> None:
+        """Begin at rest. A joint may start outside its bounds; it can then only move inwards."""
+        self._lower, self._upper = lower_rad, upper_rad
+        self.position_rad = np.array(position_rad, dtype=np.float64)
+        self.velocity_rad_s = np.zeros_like(self.position_rad)
+        self.acceleration_rad_s2 = np.zeros_like(self.position_rad)
+        self._brake = self._planner.plan(
+            self.position_rad, self.velocity_rad_s, self.acceleration_rad_s2
+        )
+
+    def set_bounds(self, lower_rad: Array, upper_rad: Array) -> None:
+        """Change the position limits; only at rest, where every brake is legal."""
+        if not self.at_rest:
+            raise ValueError("position limits can only change at rest")
+        self._lower, self._upper = lower_rad, upper_rad
+
+    @property
+    def at_rest(self) -> bool:
+        """Whether the commanded state no longer changes."""
+        return not (self.velocity_rad_s.any() or self.acceleration_rad_s2.any())
+
+    def brake(self) -> None:
+        """Execute the next sample of the verified brake."""
+        self._take(self._brake, self._brake.shifted())
+
+    def track(self, before_rad: Array, now_rad: Array, next_rad: Array) -> TrackingStep:
+        """Follow a reference for one tick.
+
+        Args:
+            before_rad: Reference one tick before ``now_rad``.
+            now_rad: Reference at the time of the present commanded position.
+            next_rad: Reference at the time of the command to be made.
+        """
+        t = self._period_s
+        p, v, a = self.position_rad, self.velocity_rad_s, self.acceleration_rad_s2
+        wanted_v = (now_rad - before_rad) / t + self._closing(now_rad - p)[0]
+
+        # The same within the position limits; soft towards them, so that the brake is not needed.
+        lower, upper = np.minimum(self._lower, p), np.maximum(self._upper, p)
+        before, now, following = (
+            np.minimum(np.maximum(row, lower), upper) for row in (before_rad, now_rad, next_rad)
+        )
+        reference_v = (now - before) / t
+        feedforward = (following - 2.0 * now + before) / t**2
+        feedforward = np.minimum(np.maximum(feedforward, -self._approach), self._approach)
+        closing, slope = self._closing(now - p)
+        target_v = reference_v + closing
+        highest, high_slope = self._closing(upper - p)
+        lowest, low_slope = self._closing(lower - p)
+        proposal = feedforward + slope * (reference_v - v)
+        proposal = np.where(target_v > highest, -high_slope * v, proposal)
+        proposal = np.where(target_v < lowest, -low_slope * v, proposal)
+        bounded_v = np.minimum(np.maximum(target_v, lowest), highest)
+        proposal += _closing_rate(bounded_v - v, VELOCITY_GAIN_PER_S, self._ramp)[0]
+
+        slowest, fastest = a - self._step, a + self._step
+        least = self._velocity_bound(self._velocity + v)
+        most = self._velocity_bound(self._velocity - v)
+        chosen = np.minimum(np.maximum(proposal, -least), most)
+        chosen = np.minimum(np.maximum(chosen, -self._acceleration), self._acceleration)
+        chosen = np.minimum(np.maximum(chosen, slowest), fastest)
+
+        next_v = v + t * chosen
+        next_p = p + t * next_v
+        path = self._planner.plan(next_p, next_v, chosen)
+        inside = (np.maximum(path.positions_rad.max(axis=0), next_p) <= upper + _TOLERANCE) & (
+            np.minimum(path.positions_rad.min(axis=0), next_p) >= lower - _TOLERANCE
+        )
+        # Outside its limits a joint only comes closer, at every tick of its brake too.
+        inside &= (next_p <= self._upper) | (path.velocities_rad_s.max(axis=0) <= _TOLERANCE)
+        inside &= (next_p >= self._lower) | (path.velocities_rad_s.min(axis=0) >= -_TOLERANCE)
+        slow = np.abs(path.velocities_rad_s).max(axis=0) <= self._velocity + _TOLERANCE
+        stops = np.abs(path.velocities_rad_s[-1]) <= REST_VELOCITY_RAD_S
+        taken = inside & slow & stops & (np.abs(next_v) <= self._velocity + _TOLERANCE)
+
+        acted = Limit(0)
+        beyond = (now_rad != now) | (target_v > highest) | (target_v < lowest)
+        if beyond.any() or not inside.all():
+            acted |= Limit.POSITION
+        if ((proposal > most) | (proposal < -least)).any() or not slow.all():
+            acted |= Limit.VELOCITY
+        if (np.abs(proposal) > self._acceleration).any():
+            acted |= Limit.ACCELERATION
+        if ((proposal > fastest) | (proposal < slowest)).any():
+            acted |= Limit.JERK
+        limited = beyond | (chosen != proposal) | ~taken
+
+        if taken.all():
+            self.position_rad, self.velocity_rad_s, self.acceleration_rad_s2 = (
+                next_p,
+                next_v,
+                chosen,
+            )
+            self._brake = path
+        else:
+            stored, rest = self._brake, self._brake.shifted()
+            self.position_rad = np.where(taken, next_p, stored.positions_rad[0])
+            self.velocity_rad_s = np.where(taken, next_v, stored.velocities_rad_s[0])
+            self.acceleration_rad_s2 = np.where(taken, chosen, stored.accelerations_rad_s2[0])
+            self._brake = path.merged(taken, rest)
+        removed = np.minimum(np.abs(wanted_v - self.velocity_rad_s), np.abs(wanted_v))
+        return TrackingStep(acted, float(np.abs(wanted_v).sum()), float(removed[limited].sum()))
+
+    def _take(self, path: BrakePath, rest: BrakePath) -> None:
+        self.position_rad = path.positions_rad[0]
+        self.velocity_rad_s = path.velocities_rad_s[0]
+        self.acceleration_rad_s2 = path.accelerations_rad_s2[0]
+        self._brake = rest
+        if (
+            np.abs(self.velocity_rad_s).max() <= REST_VELOCITY_RAD_S
+            and not path.accelerations_rad_s2.any()
+        ):
+            self.velocity_rad_s = np.zeros_like(self.velocity_rad_s)
+            self.acceleration_rad_s2 = np.zeros_like(self.velocity_rad_s)
+
+    def _closing(self, error_rad: Array) -> tuple[Array, Array]:
+        return _closing_rate(error_rad, POSITION_GAIN_PER_S, self._approach)
+
+    def _velocity_bound(self, room_rad_s: Array) -> Array:
+        """Largest acceleration after which full jerk still keeps the speed within ``room_rad_s``.
+
+        The speed gained while an acceleration x falls to zero by steps d is at most
+        T (x + d/2)² / 2d, so x = sqrt(2 d room / T) - d/2.
+        """
+        room = np.maximum(room_rad_s, 0.0)
+        return np.sqrt(2.0 * self._step * room / self._period_s) - 0.5 * self._step
+
+
+def _closing_rate(error: Array, gain_per_s: float, most: Array) -> tuple[Array, Array]:
+    """Rate at which an error should shrink, and the derivative of that by the error.
+
+    Proportional near zero; from where this would make the rate change faster than ``most``, the
+    rate that reaches zero by changing at ``most``.
+    """
+    size = np.abs(error)
+    linear = most / gain_per_s**2
+    far = np.sqrt(2.0 * most * np.maximum(size - 0.5 * linear, 1e-12))
+    near = size <= linear
+    rate = np.where(near, gain_per_s * error, np.copysign(far, error))
+    return rate, np.where(near, gain_per_s, most / far)

@@ -1,0 +1,137 @@
+"""The path that a chunk describes: a smoothing spline through its points, at rest at its end."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from scipy.linalg import solve_banded
+
+from so101_driver.safety.types import Array
+
+_WEIGHTS = np.concatenate(([0.0], np.logspace(-3.0, 4.0, 15)))
+"""Smoothing weights that are tried; relative to the spacing of the points."""
+
+FIT_SHARE = 0.5
+"""Share of the acceleration and jerk limits that a path may need before it is smoothed."""
+
+EXCESS = 10.0
+"""A joint that no feasible spline within the tolerance serves may deviate by this many tolerances:
+following such points is beyond the limits anyway, and cutting them in the tracking law alone turns
+noise into far larger swings. It is bounded because a spline begins a step before it is due."""
+
+ENDING_SHARE = 0.5
+"""Share of the acceleration and jerk limits that coming to rest at the last point may use."""
+
+
+class ChunkPath:
+    """C2 path through the points of a chunk.
+
+    Each joint takes a natural cubic spline that minimises squared error plus a weight times squared
+    curvature. The weight is as large as a feasible acceleration and jerk need, but the path stays
+    within the tolerance of every point where that is feasible: exact interpolation of noisy points
+    would ask for accelerations that no limit allows. Towards the end, path time slows down so that
+    the last point is reached at rest.
+    """
+
+    def __init__(
+        self,
+        points_rad: Array,
+        step_s: float,
+        tolerance_rad: float,
+        acceleration_rad_s2: Array,
+        jerk_rad_s3: Array,
+    ) -> None:
+        """Fit ``points_rad`` [points, joints], ``step_s`` apart; the first is at time 0."""
+        self._step_s = step_s
+        self._knots = _smoothed(points_rad, step_s, tolerance_rad, acceleration_rad_s2, jerk_rad_s3)
+        self._curvature = _second_differences(self._knots)
+        self._last = len(points_rad) - 1
+        self._end_s = self._last * step_s
+        self._slowing_s = 0.0
+        if self._last:
+            speed = np.abs(self._knots[-1] - self._knots[-2]) / step_s
+            # Slowing over 2 x seconds of real time with a smooth step has the peak deceleration
+            # 0.75 v / x and the peak jerk 1.5 v / x².
+            by_acceleration = 0.75 * speed / (ENDING_SHARE * acceleration_rad_s2)
+            by_jerk = np.sqrt(1.5 * speed / (ENDING_SHARE * jerk_rad_s3))
+            self._slowing_s = min(float(np.max(np.maximum(by_acceleration, by_jerk))), self._end_s)
+
+    @property
+    def duration_s(self) -> float:
+        """Time from the first point until the path is at rest."""
+        return self._end_s + self._slowing_s
+
+    def at(self, time_s: float) -> Array:
+        """Position at a time since the first point; before and after the path, its ends."""
+        if self._last == 0:
+            return self._knots[0]
+        along = min(max(self._path_time(time_s), 0.0), self._end_s) / self._step_s
+        index = min(int(along), self._last - 1)
+        right = along - index
+        left = 1.0 - right
+        return (
+            left * self._knots[index]
+            + right * self._knots[index + 1]
+            + (left**3 - left) / 6.0 * self._curvature[index]
+            + (right**3 - right) / 6.0 * self._curvature[index + 1]
+        )
+
+    def _path_time(self, time_s: float) -> float:
+        start_s = self._end_s - self._slowing_s
+        if time_s <= start_s or self._slowing_s == 0.0:
+            return time_s
+        # Path speed 1 - (3u² - 2u³) falls from 1 to 0 while u goes from 0 to 1 in twice the time.
+        u = min((time_s - start_s) / (2.0 * self._slowing_s), 1.0)
+        return start_s + 2.0 * self._slowing_s * (u - u**3 + 0.5 * u**4)
+
+
+def _smoothed(
+    points: Array, step_s: float, tolerance: float, acceleration: Array, jerk: Array
+) -> Array:
+    """Knots of each column's spline: the least smoothing whose curvature and jerk are feasible.
+
+    Where none within the tolerance is, smoothing goes on up to EXCESS tolerances.
+    """
+    if len(points) < 3:
+        return points
+    basis, stiffness, bend = _smoother(len(points))
+    modes = (1.0 / (1.0 + _WEIGHTS[:, None] * stiffness))[:, :, None] * (basis.T @ points)
+    candidates = basis @ modes
+    curvature = bend @ modes
+    # Both measures fall as the weight grows, while the deviation grows; weight 0 always qualifies.
+    feasible = (np.abs(curvature).max(axis=1) <= FIT_SHARE * acceleration * step_s**2) & (
+        np.abs(np.diff(curvature, axis=1)).max(axis=1) <= FIT_SHARE * jerk * step_s**3
+    )
+    deviation = np.abs(candidates - points).max(axis=1)
+    allowed = tolerance * np.where((feasible & (deviation <= tolerance)).any(axis=0), 1.0, EXCESS)
+    close = deviation <= allowed
+    close[0] = True
+    most = close.cumprod(axis=0).sum(axis=0) - 1
+    enough = np.where(feasible.any(axis=0), feasible.argmax(axis=0), len(_WEIGHTS))
+    return candidates[np.minimum(enough, most), :, np.arange(points.shape[1])].T
+
+
+@lru_cache(maxsize=8)
+def _smoother(count: int) -> tuple[Array, Array, Array]:
+    """Eigenvectors and -values of a natural spline's curvature penalty, and their curvatures."""
+    second = np.zeros((count, count - 2))
+    inner = np.arange(count - 2)
+    second[inner, inner] = second[inner + 2, inner] = 1.0
+    second[inner + 1, inner] = -2.0
+    gram = np.diag(np.full(count - 2, 2.0 / 3.0))
+    gram += np.diag(np.full(count - 3, 1.0 / 6.0), 1) + np.diag(np.full(count - 3, 1.0 / 6.0), -1)
+    penalty = second @ np.linalg.solve(gram, second.T)
+    stiffness, basis = np.linalg.eigh(0.5 * (penalty + penalty.T))
+    return basis, np.maximum(stiffness, 0.0), _second_differences(basis)
+
+
+def _second_differences(knots: Array) -> Array:
+    """Second derivative, per squared spacing, of the natural cubic spline at its knots."""
+    curvature = np.zeros_like(knots)
+    if len(knots) > 2:
+        right = knots[2:] - 2.0 * knots[1:-1] + knots[:-2]
+        bands = np.full((3, len(right)), 1.0 / 6.0)
+        bands[1] = 2.0 / 3.0
+        curvature[1:-1] = solve_banded((1, 1), bands, right)
+    return curvature

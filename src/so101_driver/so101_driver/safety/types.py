@@ -1,0 +1,242 @@
+"""Values that go into and come out of the safety core; the words are those of wallx_msgs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum, IntEnum, IntFlag
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+
+class State(IntEnum):
+    """What the safety layer is doing; values of SafetyStatus.state."""
+
+    DISARMED = 1
+    HOLD = 2
+    TRACKING = 3
+    STOPPING = 4
+    PARKING = 5
+    ESTOP = 6
+    FAULT = 7
+
+
+class Mode(IntEnum):
+    """How far chunks reach the arm, in ascending order; values of SafetyStatus.mode."""
+
+    SHADOW = 1
+    SCALED = 2
+    FULL = 3
+
+
+class Limit(IntFlag):
+    """Limits and guards that can act; bits of SafetyStatus.active_limits."""
+
+    POSITION = 1
+    VELOCITY = 2
+    ACCELERATION = 4
+    JERK = 8
+    STALE_CHUNK = 128
+    STALE_STATE = 256
+    BAD_CHUNK = 512
+    OTHER_SOURCE = 1024
+    TRACKING_MARGIN = 4096
+    DESYNC = 8192
+    CLOCK = 16384
+
+
+class ActionKind(IntEnum):
+    """What the points of a chunk are; values of ActionChunk.action_kind."""
+
+    UNKNOWN = 0
+    GOAL = 1
+    STATE = 2
+
+
+class DriverState(IntEnum):
+    """Values of DriverStatus.state."""
+
+    UNKNOWN = 0
+    UNCONFIGURED = 1
+    INACTIVE = 2
+    ACTIVE = 3
+    HOLDING = 4
+    FAULT = 5
+
+
+@dataclass(frozen=True, slots=True)
+class JointReading:
+    """One measurement of all joints.
+
+    Attributes:
+        positions_rad: One per joint; NaN marks a joint that did not answer.
+        stamp_ns: ROS time of the measurement.
+        received_ns: Steady time of its arrival.
+    """
+
+    positions_rad: tuple[float, ...]
+    stamp_ns: int
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class DriverReading:
+    """What driver/status said last.
+
+    Attributes:
+        state: The driver's state.
+        reason: Its own words.
+        torque_on: One per joint.
+        goal_rad: Goal register of each joint; NaN while unknown.
+        desync: Whether it holds because a command was too far from its goal.
+        received_ns: Steady time of its arrival.
+    """
+
+    state: DriverState
+    reason: str
+    torque_on: tuple[bool, ...]
+    goal_rad: tuple[float, ...]
+    desync: bool
+    received_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class ArmState:
+    """Everything known about the arm when a step begins; None where nothing was heard yet.
+
+    Attributes:
+        joints: Newest measurement; the same one may be given again.
+        driver: Newest driver status; likewise.
+        input_problem: A sentence when an input of the safety layer is not trustworthy (for example
+            an emergency stop that no publisher's settings can reach); refuses arming.
+    """
+
+    joints: JointReading | None = None
+    driver: DriverReading | None = None
+    input_problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """An ActionChunk as received, unchecked: anything may be wrong with it.
+
+    Attributes:
+        stamp_ns: ROS time of the observation.
+        source: Publisher's name.
+        session: Random per activation of the publisher.
+        sequence: Counts up within a session.
+        joint_names: Columns of the points.
+        points_rad: One sequence of positions per point.
+        offsets_ns: time_from_start of each point.
+        image_age_s: Point i is due at stamp + image_age_s + offset i.
+        action_kind: Value of ActionChunk.action_kind.
+    """
+
+    stamp_ns: int
+    source: str
+    session: int
+    sequence: int
+    joint_names: tuple[str, ...]
+    points_rad: Sequence[Sequence[float]]
+    offsets_ns: tuple[int, ...]
+    image_age_s: float
+    action_kind: int
+
+
+class EventKind(Enum):
+    """What an operator, a button or the node asks for."""
+
+    ARM = "arm"
+    DISARM = "disarm"
+    ESTOP = "estop"
+    RESET = "reset"
+    PARK = "park"
+    SET_MODE = "set_mode"
+    SELECT_SOURCE = "select_source"
+    DEADMAN = "deadman"
+    TORQUE_REFUSED = "torque_refused"
+
+
+@dataclass(frozen=True, slots=True)
+class OperatorEvent:
+    """One request; ``number`` names it in the results.
+
+    Attributes:
+        kind: What is asked.
+        number: Chosen by the caller; 0 when nobody waits for the result.
+        mode: For SET_MODE.
+        scale: For SET_MODE; 0 keeps the present one.
+        text: Source for SELECT_SOURCE, the driver's answer for TORQUE_REFUSED.
+        pressed: For DEADMAN.
+    """
+
+    kind: EventKind
+    number: int = 0
+    mode: Mode | None = None
+    scale: float = 0.0
+    text: str = ""
+    pressed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class EventResult:
+    """The answer to an OperatorEvent; arming answers when it is done, the rest at once."""
+
+    number: int
+    success: bool
+    message: str
+
+
+class Output(Enum):
+    """Where a step's command goes."""
+
+    NONE = "none"
+    COMMANDS = "joint_commands"
+    SHADOW = "shadow_commands"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """Result of one step.
+
+    Attributes:
+        tick: As given to the step.
+        output: Where the positions are to be published.
+        positions_rad: Commanded positions; None before the first arming.
+        velocities_rad_s: Finite difference of successive commands.
+        state: State after the step.
+        mode: Mode after the step.
+        active_limits: Limits that acted in this step.
+        request_torque: Ask the driver for torque now; true once per arming.
+        results: Answers to events of this or earlier steps.
+    """
+
+    tick: int
+    output: Output
+    positions_rad: Array | None
+    velocities_rad_s: Array | None
+    state: State
+    mode: Mode
+    active_limits: Limit
+    request_torque: bool
+    results: tuple[EventResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What SafetyStatus tells, loop timing apart; NaN where nothing is known yet."""
+
+    state: State
+    mode: Mode
+    scale: float
+    source: str
+    reason: str
+    active_limits: Limit
+    counts: Mapping[Limit, int]
+    chunk_age_s: float
+    clock_skew_s: float
+    intent_clipped: float
+    missed_ticks: int
