@@ -108,7 +108,7 @@ def limits(act: ActMeasurement) -> bytes | None:
         return None
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(
-            3, 1, figsize=(WIDTH_IN, 5.4), sharex=True, sharey=True, layout="constrained"
+            3, 1, figsize=(WIDTH_IN, 5.4), sharex=True, layout="constrained"
         )
         seconds = act.seconds(act.commands.stamp_ns)
         kinds = (
