@@ -248,7 +248,7 @@ class ArmDriver:
         if torque is TorquePhase.FALLING:
             return Answer(False, "the arm is being released: wait until its torque is off")
         if fault is None and torque is not TorquePhase.OFF:
-            return Answer(True, "torque is on already")
+            return Answer(True, "torque is on or rising already")
         action = self._bring_up()
         if action is StartAction.FAULT:
             return Answer(False, self._core.fault or "")

@@ -113,7 +113,9 @@ class DriverCore:
                 "driver/set_torque"
             )
             return StartAction.FAULT
-        self._ramp_torque(self._limits, self._full_limits, self._config.torque_ramp_s, now_ns)
+        if self._limits != self._full_limits:
+            # It was left in the middle of a ramp, or by a program with other limits.
+            self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
         return StartAction.ADOPT
 
     def torque_given(self, goal_ticks: Sequence[int], now_ns: int) -> None:
@@ -121,8 +123,9 @@ class DriverCore:
         self._take_goal(goal_ticks)
         self._any_reading_ns = now_ns
         self._enabled = [True] * len(SERVO_IDS)
-        zero = (0,) * len(SERVO_IDS)
-        self._ramp_torque(zero, self._full_limits, self._config.torque_ramp_s, now_ns)
+        self._limits = (0,) * len(SERVO_IDS)
+        self.torque = TorquePhase.RISING
+        self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
 
     def set_fault(self, sentence: str) -> None:
         """Latch a fault: the arm holds until ``start``; the first one is kept."""
@@ -188,7 +191,7 @@ class DriverCore:
         if frozen:
             self._needs_resync = True
             return Refusal.ESTOP
-        if self.torque is not TorquePhase.ON or self._ramp is not None:
+        if self.torque is not TorquePhase.ON:
             return Refusal.TORQUE
         distance = float(np.max(np.abs(np.array(command.position_rad) - self._goal_rad)))
         if distance > self._config.desync_rad:
@@ -235,8 +238,8 @@ class DriverCore:
         """Begin to let the arm down by lowering its torque limits."""
         if self.torque is TorquePhase.OFF:
             return
-        zero = (0,) * len(SERVO_IDS)
-        self._ramp_torque(self._limits, zero, duration_s, now_ns)
+        self.torque = TorquePhase.FALLING
+        self._ramp_torque((0,) * len(SERVO_IDS), duration_s, now_ns)
 
     # Cycles.
 
@@ -327,11 +330,12 @@ class DriverCore:
         goal = np.full(len(SERVO_IDS), np.nan)
         if self._goal_ticks is not None:
             goal = self._calibration.ticks_to_rad(self._goal_ticks)
+        rising = self.torque is TorquePhase.RISING
         ages = [math.inf if t is None else (now_ns - t) * 1e-9 for t in self._reading_ns]
         return DriverSnapshot(
             state=state,
             reason=reason,
-            torque_enabled=tuple(self._enabled),
+            torque_enabled=tuple(on and not rising for on in self._enabled),
             goal_rad=goal,
             reading_age_s=np.array(ages),
             torque_limit=np.array(self._limits) * reg.DUTY,
@@ -340,10 +344,10 @@ class DriverCore:
     def _state(self, now_ns: int) -> tuple[DriverState, str]:
         if self.fault is not None:
             return DriverState.FAULT, self.fault
-        if self._ramp is not None:
-            return DriverState.HOLDING, HoldReason.TORQUE_RAMP.value
-        if self.torque is not TorquePhase.ON:
+        if self.torque is TorquePhase.OFF:
             return DriverState.HOLDING, HoldReason.TORQUE_OFF.value
+        if self.torque is not TorquePhase.ON:
+            return DriverState.HOLDING, HoldReason.TORQUE_RAMP.value
         silent = self._silent(self._fresh_command_ns, now_ns)
         if self._estop.frozen(now_ns, silent):
             return DriverState.HOLDING, HoldReason.ESTOP.value
@@ -370,15 +374,8 @@ class DriverCore:
                 limits[index] = states[servo_id].torque_limit
         self._limits = tuple(limits)
 
-    def _ramp_torque(
-        self, start: tuple[int, ...], target: tuple[int, ...], duration_s: float, now_ns: int
-    ) -> None:
-        falling = not any(target)
-        self.torque = TorquePhase.FALLING if falling else TorquePhase.RISING
-        if start == target and not falling:
-            self.torque = TorquePhase.ON
-            return
-        self._ramp = TorqueRamp(start, target, now_ns, duration_s)
+    def _ramp_torque(self, target: tuple[int, ...], duration_s: float, now_ns: int) -> None:
+        self._ramp = TorqueRamp(self._limits, target, now_ns, duration_s)
 
 
 def _power_on_sentence(limp: Sequence[int]) -> str:

@@ -160,7 +160,7 @@ class DriverSnapshot:
     Attributes:
         state: What it does.
         reason: Why, in words; empty while following.
-        torque_enabled: As last read from the servos.
+        torque_enabled: As last read from the servos; false until torque has risen to its limit.
         goal_rad: Goal registers, NaN while unknown.
         reading_age_s: Age of the last good position, infinite before the first.
         torque_limit: 0..1.

@@ -151,11 +151,14 @@ def test_limp_arm_is_given_torque_slowly_and_then_follows():
         (write,) = core.tick(bench.now_ns)
         assert write.register is reg.TORQUE_LIMIT
         limits.append(write.values[1])
+        if core.torque is TorquePhase.RISING:
+            assert not any(bench.snapshot().torque_enabled)
     assert limits == sorted(limits)
     assert limits[0] <= 30
     assert max(np.diff(limits)) <= 30
     assert limits[-1] == 1000
     assert write.values[6] == 500
+    assert all(bench.snapshot().torque_enabled)
     assert bench.stream(bench.goal_rad, 3) == {None}
 
 
@@ -165,6 +168,7 @@ def test_arm_adopted_in_the_middle_of_a_ramp_gets_the_rest():
     assert found is StartAction.ADOPT
     (write,) = bench.core.tick(bench.now_ns)
     assert write.values[1] == 300
+    assert all(bench.snapshot().torque_enabled)
     bench.wait(1.0)
     (write,) = bench.core.tick(bench.now_ns)
     assert (write.values[1], write.values[6]) == (1000, 500)
