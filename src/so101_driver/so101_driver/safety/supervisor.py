@@ -35,6 +35,9 @@ TORQUE_TIMEOUT_S = 6.0
 DRIVER_HOLDING_S = 1.0
 """A driver that holds for so long while commands come does not follow them."""
 
+DRIVER_RESYNC_S = 0.3
+"""So long after arming the driver may still report what was wrong before."""
+
 DEADMAN_TIMEOUT_S = 0.2
 """A deadman switch reports at 10 Hz or more; one report may be lost."""
 
@@ -72,6 +75,7 @@ class Supervisor:
         self._arming: OperatorEvent | None = None
         self._arming_until_ns = 0
         self._armed_once = False
+        self._armed_ns = 0
         self._auto_arm_ns: int | None = None
         self._driver_holds_ns: int | None = None
         self._deadman_ns: int | None = None
@@ -290,7 +294,8 @@ class Supervisor:
         holds_long = self._driver_holds_ns is not None and (
             (steady_ns - self._driver_holds_ns) * 1e-9 > DRIVER_HOLDING_S
         )
-        if driver.desync or holds_long or not all(driver.torque_on):
+        settled = (driver.received_ns - self._armed_ns) * 1e-9 > DRIVER_RESYNC_S
+        if (driver.desync and settled) or holds_long or not all(driver.torque_on):
             self._act(Limit.DESYNC)
             reason = driver.reason or "torque is off"
             self._disarm(f"the driver does not follow ({reason}): arm again")
@@ -463,6 +468,7 @@ class Supervisor:
         self._gate.restart()
         self._motion.start(start, self._motion_scale())
         self._armed_once = True
+        self._armed_ns = steady_ns
         self._driver_holds_ns = None
         self._refused = ""
         self._state = State.HOLD

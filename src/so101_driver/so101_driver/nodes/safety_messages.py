@@ -1,0 +1,124 @@
+"""Between ROS messages and the safety core's values."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from builtin_interfaces.msg import Time
+from sensor_msgs.msg import JointState
+
+from so101_driver.joints import JOINT_NAMES
+from so101_driver.safety import (
+    Chunk,
+    Command,
+    DriverReading,
+    DriverState,
+    JointReading,
+    Mode,
+    Status,
+)
+from wallx_msgs.msg import ActionChunk, DriverStatus, LimitCount, SafetyStatus
+
+DESYNC_REASON = "DESYNC"
+"""How the driver begins its reason when a command was too far from its goal."""
+
+
+def stamp_ns(stamp: Time) -> int:
+    """Nanoseconds of a message's time."""
+    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+
+
+def stamp_message(time_ns: int) -> Time:
+    """A message's time from nanoseconds."""
+    return Time(sec=int(time_ns // 1_000_000_000), nanosec=int(time_ns % 1_000_000_000))
+
+
+def joint_reading(message: JointState, received_ns: int) -> JointReading:
+    """A measurement in our order of joints; NaN for a joint that the message lacks."""
+    positions = tuple(message.position)
+    names = tuple(message.name)
+    if names != JOINT_NAMES:
+        by_name = dict(zip(names, positions, strict=False))
+        positions = tuple(by_name.get(name, math.nan) for name in JOINT_NAMES)
+    return JointReading(positions, stamp_ns(message.header.stamp), received_ns)
+
+
+def driver_reading(message: DriverStatus, received_ns: int) -> DriverReading:
+    """What the driver says about itself."""
+    try:
+        state = DriverState(message.state)
+    except ValueError:
+        state = DriverState.UNKNOWN
+    return DriverReading(
+        state=state,
+        reason=message.reason,
+        torque_on=tuple(message.torque_enabled),
+        goal_rad=tuple(message.goal_position),
+        desync=message.reason.startswith(DESYNC_REASON),
+        received_ns=received_ns,
+    )
+
+
+def chunk(message: ActionChunk) -> Chunk:
+    """A chunk, unchecked."""
+    points = message.trajectory.points
+    return Chunk(
+        stamp_ns=stamp_ns(message.header.stamp),
+        source=message.source,
+        session=message.session,
+        sequence=message.sequence,
+        joint_names=tuple(message.trajectory.joint_names),
+        points_rad=[point.positions for point in points],
+        offsets_ns=tuple(stamp_ns(point.time_from_start) for point in points),
+        image_age_s=message.image_age_s,
+        action_kind=message.action_kind,
+    )
+
+
+def mode(number: int) -> Mode | None:
+    """A mode from a request, or None."""
+    try:
+        return Mode(number)
+    except ValueError:
+        return None
+
+
+def command_message(command: Command, time_ns: int) -> JointState:
+    """A command, stamped with its tick."""
+    message = JointState(name=list(JOINT_NAMES))
+    message.header.stamp = stamp_message(time_ns)
+    if command.positions_rad is not None and command.velocities_rad_s is not None:
+        message.position = command.positions_rad.tolist()
+        message.velocity = command.velocities_rad_s.tolist()
+    return message
+
+
+def status_message(status: Status, periods_ns: Sequence[int], time_ns: int) -> SafetyStatus:
+    """The status; ``periods_ns`` are the loop's recent periods."""
+    ordered = sorted(periods_ns)
+    quantiles_s = [math.nan] * 3
+    if ordered:
+        last = len(ordered) - 1
+        quantiles_s = [ordered[round(share * last)] * 1e-9 for share in (0.5, 0.99, 1.0)]
+    message = SafetyStatus(
+        state=int(status.state),
+        mode=int(status.mode),
+        scale=float(status.scale),
+        source=status.source,
+        reason=status.reason,
+        active_limits=int(status.active_limits),
+        limit_counts=[
+            LimitCount(bit=int(limit), name=str(limit.name), count=int(count))
+            for limit, count in status.counts.items()
+        ],
+        chunk_age_s=float(status.chunk_age_s),
+        clock_skew_s=float(status.clock_skew_s),
+        intent_clipped=float(status.intent_clipped),
+        loop_period_p50_s=quantiles_s[0],
+        loop_period_p99_s=quantiles_s[1],
+        loop_period_max_s=quantiles_s[2],
+        missed_ticks=int(status.missed_ticks),
+    )
+    message.header.stamp = stamp_message(time_ns)
+    return message

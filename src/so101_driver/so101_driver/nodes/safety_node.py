@@ -1,0 +1,413 @@
+"""The safety layer as a ROS node: a 100 Hz loop around the Supervisor."""
+
+from __future__ import annotations
+
+import gc
+import os
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# Matrices are tiny here: BLAS threads would only disturb the loop. Must precede numpy's import.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.event_handler import SubscriptionEventCallbacks
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+
+from so101_driver.calibration import Calibration
+from so101_driver.joints import data_path
+from so101_driver.nodes import safety_messages as convert
+from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
+from so101_driver.safety import (
+    ArmState,
+    Chunk,
+    EventKind,
+    EventResult,
+    Mode,
+    OperatorEvent,
+    Output,
+    Settings,
+    State,
+    Supervisor,
+    effective_limits,
+)
+from so101_driver.safety_parameters import PARAMETERS
+from wallx_msgs.msg import ActionChunk, DriverStatus, SafetyStatus
+from wallx_msgs.srv import SelectSource, SetMode
+
+_STATUS_PERIOD_S = 0.1
+_PERIODS_KEPT = 1000
+_GIL_INTERVAL_S = 0.0005
+_GC_EVERY_TICKS = 100
+_ANSWER_TIMEOUT_S = 8.0
+"""Longer than arming waits for the driver's torque."""
+_BRAKING_TIMEOUT_S = 2.0
+_ENDING_TIMEOUT_S = 9.0
+"""Braking and 8 s of parking."""
+
+
+class SafetyNode(NodeBase):
+    """Feeds the Supervisor from topics and services, and publishes what it decides."""
+
+    PARAMETERS = PARAMETERS
+    EXECUTOR_THREADS = 3
+    """Topics; safety/arm, which waits for the driver; all other services, which must not."""
+
+    def __init__(self, **node_arguments: Any) -> None:
+        super().__init__(**node_arguments)
+        self._lock = threading.Lock()
+        self._arm_state = ArmState()
+        self._chunks: list[Chunk] = []
+        self._events: list[OperatorEvent] = []
+        self._waiting: dict[int, Callable[[EventResult], None]] = {}
+        self._numbers = 0
+        self._deaf_topics: set[str] = set()
+        self._supervisor: Supervisor | None = None
+        self._thread: threading.Thread | None = None
+        self._stop_loop = threading.Event()
+        self._resting = threading.Event()
+        self._ending = False
+        self._periods_ns: deque[int] = deque(maxlen=_PERIODS_KEPT)
+        self._last_status: SafetyStatus | None = None
+        self._commands = self.create_publisher(JointState, "joint_commands", reliable())
+        self._shadow = self.create_publisher(JointState, "safety/shadow_commands", reliable())
+        self._status = self.create_publisher(SafetyStatus, "safety/status", latched())
+        self._listen(JointState, "joint_states", self._on_joints, best_effort(1))
+        self._listen(DriverStatus, "driver/status", self._on_driver, latched())
+        self._listen(ActionChunk, "action_chunk", self._on_chunk, reliable())
+        self.subscribe_any_durability(Bool, "estop", self._on_estop, self._on_deaf)
+        if self.p.deadman:
+            self._listen(Bool, "safety/deadman", self._on_deadman, best_effort(1))
+        self._set_torque = self.create_client(SetBool, "driver/set_torque")
+        waiting, quick = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
+        for kind in (EventKind.ARM, EventKind.DISARM, EventKind.ESTOP, EventKind.RESET):
+            group = waiting if kind is EventKind.ARM else quick
+            self._serve_trigger(kind, group)
+        self._serve_trigger(EventKind.PARK, quick)
+        self.create_service(SetMode, "safety/set_mode", self._on_set_mode, callback_group=quick)
+        self.create_service(
+            SelectSource, "safety/select_source", self._on_select_source, callback_group=quick
+        )
+
+    # Lifecycle.
+
+    def configure(self) -> None:
+        """Read the limits and build the core."""
+        p = self.p
+        limits = effective_limits(
+            p.limits_file,
+            p.limits_profile,
+            data_path("so101.urdf"),
+            Calibration.load(p.calibration),
+        )
+        settings = Settings(
+            period_s=1.0 / p.rate_hz,
+            mode=Mode[p.mode.upper()],
+            scale=p.scale,
+            auto_arm=p.arm == "auto",
+            deadman_required=p.deadman,
+            source=p.source,
+            chunk_timeout_s=p.chunk_timeout_s,
+            max_clock_skew_s=p.max_clock_skew_s,
+            joint_state_timeout_s=p.joint_state_timeout_s,
+            fit_tolerance_rad=p.fit_tolerance_rad,
+            state_lookahead_s=p.state_lookahead_s,
+            scaled_radius_rad=p.scaled_radius_rad,
+            scaled_gripper=p.scaled_gripper,
+        )
+        self._supervisor = Supervisor(limits, settings)
+        self._period_ns = round(1e9 / p.rate_hz)
+        self._status_every = max(round(_STATUS_PERIOD_S * p.rate_hz), 1)
+
+    def activate(self) -> None:
+        """Start the loop."""
+        supervisor = self._supervisor
+        if supervisor is None:
+            return
+        with self._lock:
+            self._chunks, self._events = [], []
+        self._stop_loop.clear()
+        self._thread = threading.Thread(
+            target=self._run, args=(supervisor,), name="safety loop", daemon=True
+        )
+        self._thread.start()
+
+    def deactivate(self) -> None:
+        """Brake, then stop the loop."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        self._resting.clear()
+        self._post(EventKind.DISARM)
+        self._resting.wait(_BRAKING_TIMEOUT_S)
+        self._stop_loop.set()
+        thread.join(_BRAKING_TIMEOUT_S)
+
+    def cleanup(self) -> None:
+        """Forget the core."""
+        self._supervisor = None
+
+    def request_stop(self, signal_count: int) -> None:
+        """Park and end; asked twice, brake and end; asked again, end."""
+        if self._thread is None or signal_count > 2:
+            self.finish()
+            return
+        self._ending = True
+        shadow = self._last_status is None or self._last_status.mode == SafetyStatus.MODE_SHADOW
+        if signal_count > 1 or shadow:
+            self._post(EventKind.DISARM)
+            return
+
+        def parked(result: EventResult) -> None:
+            if not result.success:
+                self._post(EventKind.DISARM)
+
+        self._post(EventKind.PARK, parked)
+        timer = threading.Timer(_ENDING_TIMEOUT_S, self._post, (EventKind.DISARM,))
+        timer.daemon = True
+        timer.start()
+
+    # The loop.
+
+    def _run(self, supervisor: Supervisor) -> None:
+        # Everything made so far stays: the collector need not look at it again, and the loop
+        # decides when it looks at the rest.
+        gc.collect()
+        gc.freeze()
+        gc.disable()
+        try:
+            self._loop(supervisor)
+        except Exception as error:
+            self.get_logger().fatal(f"the loop failed: {type(error).__name__}: {error}")
+            self.finish(1)
+            raise
+        finally:
+            gc.enable()
+            gc.unfreeze()
+
+    def _loop(self, supervisor: Supervisor) -> None:
+        period_ns = self._period_ns
+        start_ns = last_ns = time.monotonic_ns()
+        tick = 0
+        while not self._stop_loop.is_set():
+            now_ns = time.monotonic_ns()
+            due_ns = start_ns + tick * period_ns
+            if due_ns > now_ns:
+                time.sleep((due_ns - now_ns) * 1e-9)
+                now_ns = time.monotonic_ns()
+            # A tick whose time is over is missed, not made up for.
+            tick = max(tick, (now_ns - start_ns) // period_ns)
+            steady_ns = start_ns + tick * period_ns
+            ros_ns = self.ros_now_ns() - (time.monotonic_ns() - steady_ns)
+            if tick:
+                self._periods_ns.append(now_ns - last_ns)
+            last_ns = now_ns
+            self._tick(supervisor, tick, steady_ns, ros_ns)
+            if tick % _GC_EVERY_TICKS == 0:
+                gc.collect(1)
+            tick += 1
+
+    def _tick(self, supervisor: Supervisor, tick: int, steady_ns: int, ros_ns: int) -> None:
+        with self._lock:
+            chunks, self._chunks = self._chunks, []
+            events, self._events = self._events, []
+            arm = self._arm_state
+        command = supervisor.step(tick, steady_ns, ros_ns, arm, chunks, events)
+        if command.output is Output.COMMANDS:
+            self._commands.publish(convert.command_message(command, ros_ns))
+        elif command.output is Output.SHADOW:
+            self._shadow.publish(convert.command_message(command, ros_ns))
+        if command.request_torque:
+            self._request_torque()
+        status = supervisor.status(steady_ns)
+        shown = self._last_status
+        changed = shown is None or (shown.state, shown.mode, shown.reason, shown.source) != (
+            status.state,
+            status.mode,
+            status.reason,
+            status.source,
+        )
+        if changed or tick % self._status_every == 0:
+            message = convert.status_message(status, self._periods_ns, ros_ns)
+            self._status.publish(message)
+            self._last_status = message
+            if changed:
+                self._log(status.state, status.reason)
+        for result in command.results:
+            answer = self._waiting.pop(result.number, None)
+            if answer is not None:
+                answer(result)
+        if command.output is Output.NONE and not events:
+            self._resting.set()
+            if self._ending and command.state in (State.DISARMED, State.ESTOP, State.FAULT):
+                self.finish()
+
+    def _log(self, state: State, reason: str) -> None:
+        logger = self.get_logger()
+        write = logger.error if state in (State.ESTOP, State.FAULT) else logger.info
+        write(f"{state.name}: {reason}")
+
+    def _request_torque(self) -> None:
+        if not self._set_torque.service_is_ready():
+            self._post(EventKind.TORQUE_REFUSED, text="driver/set_torque is not there")
+            return
+
+        def answered(future: Any) -> None:
+            response = future.result()
+            if response is None or not response.success:
+                text = "no answer" if response is None else response.message
+                self._post(EventKind.TORQUE_REFUSED, text=text)
+
+        self._set_torque.call_async(SetBool.Request(data=True)).add_done_callback(answered)
+
+    # Inputs.
+
+    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
+        self.create_subscription(
+            kind,
+            topic,
+            callback,
+            qos,
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=lambda _event: self._on_deaf(topic), use_default_callbacks=False
+            ),
+        )
+
+    def _on_deaf(self, topic: str) -> None:
+        with self._lock:
+            self._deaf_topics.add(topic)
+            self._arm_state = ArmState(
+                self._arm_state.joints, self._arm_state.driver, self._input_problem()
+            )
+
+    def _input_problem(self) -> str:
+        if not self._deaf_topics:
+            return ""
+        topics = ", ".join(sorted(self._deaf_topics))
+        return (
+            f"a publisher of {topics} has QoS settings that the safety node cannot hear: "
+            "correct it and restart the safety node"
+        )
+
+    def _on_joints(self, message: JointState) -> None:
+        reading = convert.joint_reading(message, time.monotonic_ns())
+        with self._lock:
+            self._arm_state = ArmState(
+                reading, self._arm_state.driver, self._arm_state.input_problem
+            )
+
+    def _on_driver(self, message: DriverStatus) -> None:
+        reading = convert.driver_reading(message, time.monotonic_ns())
+        with self._lock:
+            self._arm_state = ArmState(
+                self._arm_state.joints, reading, self._arm_state.input_problem
+            )
+
+    def _on_chunk(self, message: ActionChunk) -> None:
+        value = convert.chunk(message)
+        with self._lock:
+            self._chunks.append(value)
+
+    def _on_estop(self, message: Bool) -> None:
+        if message.data:
+            self._post(EventKind.ESTOP)
+
+    def _on_deadman(self, message: Bool) -> None:
+        self._post(EventKind.DEADMAN, pressed=bool(message.data))
+
+    def _post(
+        self,
+        kind: EventKind,
+        answer: Callable[[EventResult], None] | None = None,
+        **details: Any,
+    ) -> int:
+        """Hand a request to the loop; ``answer`` is called in the loop's thread."""
+        with self._lock:
+            self._numbers += 1
+            number = self._numbers
+            if answer is not None:
+                self._waiting[number] = answer
+            self._events.append(OperatorEvent(kind, number, **details))
+        return number
+
+    # Services.
+
+    def _serve_trigger(self, kind: EventKind, group: MutuallyExclusiveCallbackGroup) -> None:
+        def serve(_request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
+            return self._ask(response, kind)
+
+        self.create_service(Trigger, f"safety/{kind.value}", serve, callback_group=group)
+
+    def _on_set_mode(
+        self, request: SetMode.Request, response: SetMode.Response
+    ) -> SetMode.Response:
+        return self._ask(
+            response,
+            EventKind.SET_MODE,
+            mode=convert.mode(request.mode),
+            scale=float(request.scale),
+        )
+
+    def _on_select_source(
+        self, request: SelectSource.Request, response: SelectSource.Response
+    ) -> SelectSource.Response:
+        return self._ask(response, EventKind.SELECT_SOURCE, text=request.source)
+
+    def _ask(self, response: Any, kind: EventKind, **details: Any) -> Any:
+        """Wait for the loop's answer to a request."""
+        answered = threading.Event()
+        results: list[EventResult] = []
+
+        def answer(result: EventResult) -> None:
+            results.append(result)
+            answered.set()
+
+        response.success = False
+        if self._thread is None:
+            response.message = "the safety node is not active"
+            return response
+        number = self._post(kind, answer, **details)
+        if answered.wait(_ANSWER_TIMEOUT_S):
+            response.success = bool(results[0].success)
+            response.message = results[0].message
+        else:
+            self._waiting.pop(number, None)
+            response.message = "the safety loop does not answer"
+        return response
+
+    def diagnostics(self) -> tuple[bytes, str, Mapping[str, Any]]:
+        """Return state, loop timing and what is wrong."""
+        status = self._last_status
+        if status is None or not self.active:
+            return DiagnosticStatus.OK, "inactive", {}
+        values = {
+            "state": State(status.state).name,
+            "mode": Mode(status.mode).name,
+            "loop_period_p99_s": f"{status.loop_period_p99_s:.5f}",
+            "missed_ticks": status.missed_ticks,
+        }
+        values |= {f"limit {count.name}": count.count for count in status.limit_counts}
+        problem = self._input_problem()
+        if problem:
+            return DiagnosticStatus.ERROR, problem, values
+        latched_state = status.state in (SafetyStatus.STATE_ESTOP, SafetyStatus.STATE_FAULT)
+        level = DiagnosticStatus.ERROR if latched_state else DiagnosticStatus.OK
+        return level, status.reason, values
+
+
+def main() -> None:
+    """Run the node."""
+    # The loop must not wait for a callback's turn to end (default: after 5 ms).
+    sys.setswitchinterval(_GIL_INTERVAL_S)
+    sys.exit(run_node(SafetyNode))
+
+
+if __name__ == "__main__":
+    main()
