@@ -135,11 +135,11 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument(
         "scale",
-        0.1,
-        0.1,
+        0.15,
+        0.15,
         "Share of the requested speed in mode scaled.",
-        minimum=0.01,
-        maximum=1.0,
+        minimum=0.1,
+        maximum=0.2,
     ),
     Argument(
         "arm",

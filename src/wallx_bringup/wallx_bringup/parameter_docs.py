@@ -145,7 +145,7 @@ def _values(argument: Argument) -> str:
     if isinstance(argument.sim, bool):
         return "true, false"
     if isinstance(argument.sim, (int, float)):
-        return f"{argument.minimum:g} … {argument.maximum:g}"
+        return f"{argument.minimum:.10g} … {argument.maximum:.10g}"
     return "path" if argument.is_path else "name" if argument.is_topic else "text"
 
 
@@ -166,11 +166,11 @@ def _range(parameter: Parameter) -> str:
     low, high = parameter.minimum, parameter.maximum
     unit = f" {parameter.unit}" if parameter.unit else ""
     if low is not None and high is not None:
-        return f"{low:g} … {high:g}{unit}"
+        return f"{low:.10g} … {high:.10g}{unit}"
     if low is not None:
-        return f"≥ {low:g}{unit}"
+        return f"≥ {low:.10g}{unit}"
     if high is not None:
-        return f"≤ {high:g}{unit}"
+        return f"≤ {high:.10g}{unit}"
     return parameter.unit
 
 
