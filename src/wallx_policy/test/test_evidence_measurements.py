@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from so101_driver.errors import UserError
 from so101_driver.joints import data_path
-from wallx_policy.evidence import ActFiles, measure_demo, render_table
+from wallx_policy.evidence import ActFiles, measure_demo, metrics, render_table
 from wallx_policy.evidence.measurement import measure_act
 from wallx_policy.evidence.rows import Verdict
 
@@ -80,6 +80,18 @@ def test_missed_ticks_count_and_messages_lost_by_the_recorder_do_not(act):
     assert any("recorder lost 2 joint_commands" in note for note in measured.notes)
     only_lost = act(name="lost", lost_by_recorder=(300, 301))
     assert row(only_lost, "ticks missed").verdict is Verdict.MET
+
+
+def test_the_bare_thread_misses_a_tick_when_it_wakes_after_the_next_was_due():
+    on_time_and_late = [0.01] * 50 + [0.018, 0.002] + [0.01] * 50
+    assert metrics.bare_timing(np.array(on_time_and_late)).missed == 0
+    # 25 ms late, then caught up: the tick itself and the one after it came too late.
+    caught_up = [0.01] * 50 + [0.035, 0.0, 0.0, 0.005] + [0.01] * 50
+    assert metrics.bare_timing(np.array(caught_up)).missed == 2
+
+
+def test_late_ticks_that_are_caught_up_are_late_but_not_missed(act):
+    assert act(late_ticks_s={100: 0.009, 300: 0.008}).timing.missed == 0
 
 
 def test_late_ticks_show_in_the_period_and_its_error(act):

@@ -128,9 +128,9 @@ def measure_act(files: ActFiles, bare: Timing | None) -> ActMeasurement:
     timing = schedule = differences = wire = None
     if commands is not None:
         segments = tuple(metrics.armed_segments(commands, safety))
-        timing = metrics.loop_timing(commands.publish_ns, commands.sequence, list(segments))
-        schedule = metrics.loop_timing(commands.stamp_ns, commands.sequence, list(segments))
-        differences = metrics.derivatives(commands, list(segments))
+        timing = metrics.loop_timing(commands, segments)
+        schedule = metrics.scheduled_period(commands, segments)
+        differences = metrics.derivatives(commands, segments)
         if wire_log is not None and len(wire_log):
             wire = metrics.wire_delay(commands, wire_log)
 

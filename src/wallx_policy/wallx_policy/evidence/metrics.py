@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -44,7 +45,7 @@ class Timing:
         rate_hz: Ticks per second.
         period: Of the intervals.
         error_p99_s: 99th percentile of the intervals' distance from the period.
-        missed: Ticks that should have been there and were not.
+        missed: Ticks that were due and came never, or after the next one was due.
         intervals_s: All intervals [ticks].
     """
 
@@ -146,43 +147,52 @@ def armed_segments(commands: JointSeries, safety: SafetySeries | None) -> list[s
     return [slice(int(a), int(b)) for a, b in pairwise(edges)]
 
 
-def loop_timing(times_ns: Ints, sequence: Ints, segments: list[slice]) -> Timing | None:
-    """Measure a 100 Hz publisher within its segments; None if no segment has two ticks.
+def loop_timing(commands: JointSeries, segments: Sequence[slice]) -> Timing | None:
+    """Measure the 100 Hz of commands within their segments; None if no segment has two.
 
-    A message that only the recorder lost is no missed tick: the publisher's count tells.
+    A tick is missed when no command carries its scheduled stamp. A message that only the recorder
+    lost is no missed tick: the publisher's count tells.
     """
     intervals: list[Floats] = []
-    missed = 0
+    missed = ticks = 0
     span_s = 0.0
     for segment in segments:
-        step_s = np.diff(times_ns[segment]) * 1e-9
-        sent = np.diff(sequence[segment])
-        sent = np.where(sent > 0, sent, 1)
-        expected = np.maximum(np.rint(step_s / TICK_S), 1)
-        missed += int(np.sum(np.maximum(expected - sent, 0)))
+        sent = np.maximum(np.diff(commands.sequence[segment]), 1)
+        scheduled = np.rint(np.diff(commands.stamp_ns[segment]) * 1e-9 / TICK_S)
+        missed += int(np.sum(np.maximum(scheduled - sent, 0)))
+        step_s = np.diff(commands.publish_ns[segment]) * 1e-9
         intervals.append(step_s[sent == 1])
+        ticks += int(np.sum(sent))
         span_s += float(np.sum(step_s))
-    all_s = np.concatenate(intervals) if intervals else np.empty(0)
-    period = spread(all_s)
-    if period is None:
-        return None
-    ticks = sum(int(np.sum(np.maximum(np.diff(sequence[s]), 1))) for s in segments)
-    error_p99_s = float(np.percentile(np.abs(all_s - TICK_S), 99))
-    return Timing(ticks, ticks / span_s, period, error_p99_s, missed, all_s)
+    return _timing(np.concatenate(intervals), ticks, span_s, missed) if intervals else None
 
 
 def bare_timing(periods_s: Floats) -> Timing | None:
-    """Measure the bare thread that ran beside: same rules, from its own intervals."""
-    period = spread(periods_s)
+    """Measure the bare thread that ran beside, from the intervals between its wake-ups.
+
+    It sleeps to absolute deadlines and never skips one, so a tick counts as missed when it woke up
+    after the next tick was due.
+    """
+    late_s = np.cumsum(periods_s) - TICK_S * np.arange(1, len(periods_s) + 1)
+    missed = int(np.sum(late_s >= TICK_S))
+    return _timing(periods_s, len(periods_s), float(np.sum(periods_s)), missed)
+
+
+def _timing(intervals_s: Floats, ticks: int, span_s: float, missed: int) -> Timing | None:
+    period = spread(intervals_s)
     if period is None:
         return None
-    missed = int(np.sum(np.maximum(np.rint(periods_s / TICK_S), 1) - 1))
-    error_p99_s = float(np.percentile(np.abs(periods_s - TICK_S), 99))
-    rate = len(periods_s) / float(np.sum(periods_s))
-    return Timing(len(periods_s), rate, period, error_p99_s, missed, periods_s)
+    error_p99_s = float(np.percentile(np.abs(intervals_s - TICK_S), 99))
+    return Timing(ticks, ticks / span_s, period, error_p99_s, missed, intervals_s)
 
 
-def derivatives(commands: JointSeries, segments: list[slice]) -> Derivatives:
+def scheduled_period(commands: JointSeries, segments: Sequence[slice]) -> Spread | None:
+    """Return the distribution of the intervals between scheduled stamps."""
+    steps = [np.diff(commands.stamp_ns[segment]) * 1e-9 for segment in segments]
+    return spread(np.concatenate(steps)) if steps else None
+
+
+def derivatives(commands: JointSeries, segments: Sequence[slice]) -> Derivatives:
     """Differentiate commanded positions tick by tick inside each segment.
 
     The safety layer's limits are finite differences with the nominal period over consecutive

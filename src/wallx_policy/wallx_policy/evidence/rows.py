@@ -13,7 +13,7 @@ from so101_driver.safety.limits import Limits
 
 from wallx_policy.evidence import metrics
 from wallx_policy.evidence.bag import Topic
-from wallx_policy.evidence.metrics import Derivatives, Timing, WireDelay
+from wallx_policy.evidence.metrics import Derivatives, Spread, Timing, WireDelay
 from wallx_policy.evidence.series import ChunkSeries, ObjectSeries, SafetySeries
 from wallx_policy.success import LIFT_M
 
@@ -95,7 +95,7 @@ def chunk_rows(chunks: ChunkSeries | None) -> list[Row]:
     ]
 
 
-def command_rows(timing: Timing | None, schedule: Timing | None, bare: Timing | None) -> list[Row]:
+def command_rows(timing: Timing | None, schedule: Spread | None, bare: Timing | None) -> list[Row]:
     """How well the 100 Hz of commands were kept, beside a bare thread."""
     if timing is None or schedule is None:
         bars = {
@@ -127,8 +127,8 @@ def command_rows(timing: Timing | None, schedule: Timing | None, bare: Timing | 
         ),
         Row(
             "scheduled period",
-            f"p50 {_ms(schedule.period.p50_s)}, p99 {_ms(schedule.period.p99_s)}, "
-            f"max {_ms(schedule.period.max_s)} ms (stamps)",
+            f"p50 {_ms(schedule.p50_s)}, p99 {_ms(schedule.p99_s)}, "
+            f"max {_ms(schedule.max_s)} ms (stamps)",
             "",
             Verdict.INFORMATION,
         ),
