@@ -76,6 +76,7 @@ class SafetyNode(NodeBase):
         self._ending = False
         self._periods_ns: deque[int] = deque(maxlen=_PERIODS_KEPT)
         self._last_status: SafetyStatus | None = None
+        self._edges: deque[tuple[State, str]] = deque(maxlen=100)
         self._commands = self.create_publisher(JointState, "joint_commands", reliable())
         self._shadow = self.create_publisher(JointState, "safety/shadow_commands", reliable())
         self._status = self.create_publisher(SafetyStatus, "safety/status", latched())
@@ -86,6 +87,7 @@ class SafetyNode(NodeBase):
         if self.p.deadman:
             self._listen(Bool, "safety/deadman", self._on_deadman, best_effort(1))
         self._set_torque = self.create_client(SetBool, "driver/set_torque")
+        self.create_timer(_STATUS_PERIOD_S, self._log_edges)
         waiting, quick = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
         for kind in (EventKind.ARM, EventKind.DISARM, EventKind.ESTOP, EventKind.RESET):
             group = waiting if kind is EventKind.ARM else quick
@@ -238,8 +240,8 @@ class SafetyNode(NodeBase):
             message = convert.status_message(status, self._periods_ns, ros_ns)
             self._status.publish(message)
             self._last_status = message
-            if changed:
-                self._log(status.state, status.reason)
+            if shown is None or shown.state != status.state:
+                self._edges.append((status.state, status.reason))
         for result in command.results:
             answer = self._waiting.pop(result.number, None)
             if answer is not None:
@@ -249,10 +251,15 @@ class SafetyNode(NodeBase):
             if self._ending and command.state in (State.DISARMED, State.ESTOP, State.FAULT):
                 self.finish()
 
-    def _log(self, state: State, reason: str) -> None:
+    def _log_edges(self) -> None:
+        """Log changes of state; not in the loop, because writing text may block."""
         logger = self.get_logger()
-        write = logger.error if state in (State.ESTOP, State.FAULT) else logger.info
-        write(f"{state.name}: {reason}")
+        while self._edges:
+            state, reason = self._edges.popleft()
+            if state in (State.ESTOP, State.FAULT):
+                logger.error(f"{state.name}: {reason}")
+            else:
+                logger.info(f"{state.name}: {reason}")
 
     def _request_torque(self) -> None:
         if not self._set_torque.service_is_ready():

@@ -1,0 +1,285 @@
+"""The safety node as a process, with a made-up driver: what is published in which state."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("wallx_msgs", reason="needs the built workspace")
+
+import rclpy
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.qos import QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
+from so101_driver.joints import JOINT_NAMES, data_path
+from so101_driver.nodes.node_base import latched
+from so101_driver.safety import Limits
+from std_msgs.msg import Bool
+from std_srvs.srv import SetBool, Trigger
+from trajectory_msgs.msg import JointTrajectoryPoint
+
+from wallx_msgs.msg import ActionChunk, DriverStatus, SafetyStatus
+from wallx_msgs.srv import SetMode
+
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
+
+ENVIRONMENT = {
+    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
+    "ROS_DOMAIN_ID": str(1 + (os.getpid() + 61) % 100),
+    "ROS_PYTHON_CHECK_FIELDS": "1",
+}
+START_RAD = (0.1, -0.5, 0.6, 0.7, 0.0, 0.2)
+_namespaces = (f"/arm{number}" for number in itertools.count())
+
+
+def command_line(**parameters: Any) -> list[str]:
+    values = [part for name, value in parameters.items() for part in ("-p", f"{name}:={value}")]
+    return [sys.executable, "-m", "so101_driver.nodes.safety_node", "--ros-args", *values]
+
+
+class Bench:
+    """A safety process, and a node that plays the driver, the policy and the operator."""
+
+    def __init__(self, folder: Path, context: rclpy.Context, torque: bool = False) -> None:
+        self.namespace = next(_namespaces)
+        self.log = folder / "safety.log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.node = rclpy.create_node("bench", namespace=self.namespace, context=context)
+        self.executor = SingleThreadedExecutor(context=context)
+        self.executor.add_node(self.node)
+        self.torque = torque
+        self.position = list(START_RAD)
+        self.measuring = True
+        self.session, self.sequence = 1, 0
+        self.commands: list[JointState] = []
+        self.shadows: list[JointState] = []
+        self.statuses: list[SafetyStatus] = []
+        node, group = self.node, ReentrantCallbackGroup()
+        self.joint_states = node.create_publisher(JointState, "joint_states", 10)
+        self.driver = node.create_publisher(DriverStatus, "driver/status", latched())
+        self.chunks = node.create_publisher(ActionChunk, "action_chunk", 10)
+        self.estop = node.create_publisher(Bool, "estop", 10)
+        node.create_subscription(JointState, "joint_commands", self._on_command, 100)
+        node.create_subscription(JointState, "safety/shadow_commands", self.shadows.append, 100)
+        node.create_subscription(SafetyStatus, "safety/status", self.statuses.append, latched())
+        node.create_service(SetBool, "driver/set_torque", self._on_torque, callback_group=group)
+        node.create_timer(0.01, self._publish_joints)
+        node.create_timer(0.1, self._publish_driver)
+
+    def start(self, **parameters: Any) -> None:
+        values = {
+            "limits_file": data_path("so101_limits.yaml"),
+            "limits_profile": "cautious",
+            "calibration": data_path("sim_calibration.json"),
+            # A busy test machine may stall everything at once; that is not what is tested here.
+            "joint_state_timeout_s": 1.0,
+            "chunk_timeout_s": 0.5,
+            **parameters,
+        }
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                [*command_line(**values), "-r", f"__ns:={self.namespace}"],
+                env={**os.environ, **ENVIRONMENT},
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+        self.wait(lambda: self.statuses and self.joint_states.get_subscription_count(), "its start")
+
+    def wait(self, true: Callable[[], Any], what: str, timeout_s: float = 15.0) -> None:
+        deadline_s = time.monotonic() + timeout_s
+        while not true():
+            assert time.monotonic() < deadline_s, (
+                f"waited for {what}; {self.reason}\n{self.log.read_text()}"
+            )
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def spin(self, duration_s: float) -> None:
+        deadline_s = time.monotonic() + duration_s
+        while time.monotonic() < deadline_s:
+            self.executor.spin_once(timeout_sec=0.02)
+
+    def state(self, state: int) -> None:
+        self.wait(lambda: self.statuses[-1].state == state, f"state {state}")
+
+    @property
+    def reason(self) -> str:
+        return self.statuses[-1].reason if self.statuses else "no status"
+
+    def call(self, kind: type, name: str, **fields: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        self.wait(client.service_is_ready, f"service {name}")
+        future = client.call_async(kind.Request(**fields))
+        self.wait(future.done, f"answer of {name}")
+        return future.result()
+
+    def send_chunk(self, target: list[float]) -> None:
+        message = ActionChunk(
+            source="bench", session=self.session, sequence=self.sequence, action_kind=1
+        )
+        self.sequence += 1
+        message.header.stamp = self.node.get_clock().now().to_msg()
+        message.trajectory.joint_names = list(JOINT_NAMES)
+        for index in range(20):
+            share = (index + 1) / 20
+            point = JointTrajectoryPoint(
+                positions=[p + (t - p) * share for p, t in zip(self.position, target, strict=True)]
+            )
+            point.time_from_start.nanosec = index * 40_000_000
+            message.trajectory.points.append(point)
+        self.chunks.publish(message)
+
+    def follow(self, target: list[float], duration_s: float) -> None:
+        deadline_s = time.monotonic() + duration_s
+        while time.monotonic() < deadline_s:
+            self.send_chunk(target)
+            self.spin(0.08)
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait(10)
+        self.executor.shutdown()
+        self.node.destroy_node()
+
+    def _on_command(self, message: JointState) -> None:
+        self.commands.append(message)
+        self.position = list(message.position)
+
+    def _on_torque(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
+        self.torque = request.data
+        response.success = True
+        self._publish_driver()
+        return response
+
+    def _publish_joints(self) -> None:
+        if not self.measuring:
+            return
+        message = JointState(name=list(JOINT_NAMES), position=self.position)
+        message.header.stamp = self.node.get_clock().now().to_msg()
+        self.joint_states.publish(message)
+
+    def _publish_driver(self) -> None:
+        self.driver.publish(
+            DriverStatus(
+                state=DriverStatus.STATE_ACTIVE if self.torque else DriverStatus.STATE_HOLDING,
+                joint_names=list(JOINT_NAMES),
+                torque_enabled=[self.torque] * 6,
+                goal_position=self.position,
+            )
+        )
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    for name, value in ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=int(ENVIRONMENT["ROS_DOMAIN_ID"]))
+    made = Bench(tmp_path, context)
+    yield made
+    made.close()
+    rclpy.shutdown(context=context)
+
+
+def test_arms_follows_stops_and_parks_when_it_ends(bench: Bench):
+    bench.start(mode="full")
+    bench.state(SafetyStatus.STATE_DISARMED)
+    bench.spin(0.3)
+    assert bench.commands == []
+    answer = bench.call(Trigger, "safety/arm")
+    assert answer.success, answer.message
+    assert bench.torque
+    bench.wait(lambda: len(bench.commands) > 20, "commands while holding")
+    np.testing.assert_allclose(bench.commands[-1].position, START_RAD, atol=1e-9)
+
+    target = [0.3, -0.3, 0.4, 0.5, 0.2, 0.5]
+    bench.follow(target, 2.5)
+    np.testing.assert_allclose(bench.commands[-1].position, target, atol=0.01)
+    bench.state(SafetyStatus.STATE_HOLD)
+    assert "old" in bench.reason
+
+    bench.process.send_signal(signal.SIGINT)
+    bench.wait(lambda: bench.process.poll() is not None, "its end", 14.0)
+    assert bench.process.returncode == 0, bench.log.read_text()
+    rest = Limits.from_file(data_path("so101_limits.yaml"), "cautious").rest_rad
+    np.testing.assert_allclose(bench.commands[-1].position[:5], rest[:5], atol=0.01)
+    stamps = [m.header.stamp.sec + m.header.stamp.nanosec * 1e-9 for m in bench.commands]
+    assert np.all(np.diff(stamps) > 0.0)
+
+
+def test_shadow_publishes_nothing_that_moves(bench: Bench):
+    bench.start(mode="shadow")
+    answer = bench.call(Trigger, "safety/arm")
+    assert answer.success, answer.message
+    assert not bench.torque
+    bench.follow([0.3, -0.3, 0.4, 0.5, 0.2, 0.5], 1.0)
+    bench.wait(lambda: len(bench.shadows) > 50, "shadow commands")
+    assert bench.shadows[-1].position[0] > START_RAD[0]
+    assert bench.commands == []
+    refused = bench.call(SetMode, "safety/set_mode", mode=9)
+    assert not refused.success
+    bench.state(SafetyStatus.STATE_HOLD)
+    raised = bench.call(SetMode, "safety/set_mode", mode=SafetyStatus.MODE_FULL)
+    assert raised.success
+    bench.state(SafetyStatus.STATE_DISARMED)
+    assert bench.commands == []
+
+
+def test_emergency_stop_and_lost_joint_states_latch(bench: Bench):
+    bench.start(mode="full", arm="auto")
+    bench.state(SafetyStatus.STATE_HOLD)
+    bench.estop.publish(Bool(data=True))
+    bench.state(SafetyStatus.STATE_ESTOP)
+    assert not bench.call(Trigger, "safety/arm").success
+    bench.estop.publish(Bool(data=False))
+    bench.spin(0.2)
+    assert bench.statuses[-1].state == SafetyStatus.STATE_ESTOP
+    assert bench.call(Trigger, "safety/reset").success
+    assert bench.call(Trigger, "safety/arm").success
+    bench.measuring = False
+    bench.state(SafetyStatus.STATE_FAULT)
+    assert "joint states" in bench.reason
+    bench.spin(0.3)
+    count = len(bench.commands)
+    bench.spin(0.3)
+    assert len(bench.commands) == count
+
+
+def test_a_deaf_button_refuses_arming(bench: Bench):
+    best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+    bench.node.create_publisher(Bool, "estop", best_effort)
+    bench.start(mode="full")
+    bench.spin(1.0)
+    answer = bench.call(Trigger, "safety/arm")
+    assert not answer.success
+    assert "estop" in answer.message
+
+
+def test_missing_limits_are_one_sentence(tmp_path: Path):
+    done = subprocess.run(
+        command_line(
+            limits_file="nowhere.yaml",
+            limits_profile="cautious",
+            calibration=data_path("sim_calibration.json"),
+        ),
+        env={**os.environ, **ENVIRONMENT},
+        capture_output=True,
+        text=True,
+        timeout=40,
+        cwd=tmp_path,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "nowhere.yaml" in done.stderr
+    assert "Traceback" not in done.stderr
