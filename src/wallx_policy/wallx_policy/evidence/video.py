@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from pathlib import Path
 
 import av
@@ -18,7 +19,8 @@ from wallx_policy.evidence.rows import CUBE
 
 FRAME_RATE = 15
 PICTURE_HEIGHT = 360
-CAPTION_HEIGHT = 64
+CAPTION_HEIGHT = 96
+NOTE_COLUMNS, NOTE_LINES = 150, 2
 SIZE = (960, PICTURE_HEIGHT + CAPTION_HEIGHT)
 LONGEST_S = 60.0
 """Longer demos are played faster, and the caption says so."""
@@ -78,6 +80,7 @@ class _Painter:
     def __init__(self, speed: float) -> None:
         folder = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
         self._bold = ImageFont.truetype(str(folder / "DejaVuSans-Bold.ttf"), 17)
+        self._small = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 12)
         self._plain = ImageFont.truetype(str(folder / "DejaVuSans.ttf"), 15)
         self._speed = speed
 
@@ -110,7 +113,7 @@ class _Painter:
     def _captions(
         self, draw: ImageDraw.ImageDraw, act: ActMeasurement, time_ns: int, t_s: float
     ) -> None:
-        top, right = PICTURE_HEIGHT + 8, SIZE[0] - 16
+        top = PICTURE_HEIGHT + 8
         draw.text((16, top), act.files.title, font=self._bold, fill=BRIGHT)
         speed = "" if self._speed == 1.0 else f"  ({self._speed:g}x)"
         draw.text(
@@ -125,6 +128,5 @@ class _Painter:
             if index >= 0 and np.isfinite(height[index]) and np.isfinite(height[0]):
                 parts.append(f"red cube {1e3 * (height[index] - height[0]):+.0f} mm")
         draw.text((16, top + 26), "    ".join(parts), font=self._plain, fill=DIM)
-        if act.files.note:
-            note = act.files.note
-            draw.text((right, top + 26), note, font=self._plain, fill=DIM, anchor="ra")
+        lines = textwrap.wrap(act.files.note, NOTE_COLUMNS, max_lines=NOTE_LINES, placeholder=" …")
+        draw.text((16, top + 50), "\n".join(lines), font=self._small, fill=DIM)
