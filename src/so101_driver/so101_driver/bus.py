@@ -29,7 +29,8 @@ BAUD_RATE = 1_000_000
 SYNC_DEADLINE_S = 0.006
 """Six replies take 1.4 ms on the wire and 3 ms with USB in between; 10 ms is the cycle."""
 UNICAST_DEADLINE_S = 0.02
-UNICAST_ATTEMPTS = 3
+UNICAST_ATTEMPTS = 5
+"""Single servos are asked while the arm is set up, when the machine may be busy starting."""
 
 
 class BusError(Exception):
@@ -133,9 +134,21 @@ class ServoBus:
             if attempt:
                 self.counters["retry"] += 1
             replies = self._transact(packet, (servo_id,), size, UNICAST_DEADLINE_S)
+            if attempt or servo_id not in replies:
+                self._settle()
             if servo_id in replies:
                 return replies[servo_id]
         return None
+
+    def _settle(self) -> None:
+        """Wait for the line to fall silent after a missed reply.
+
+        It may only be late, and would then be taken for the answer to the next question: nothing
+        in a reply tells which register it is about.
+        """
+        with self._lock:
+            while data := self._receive(UNICAST_DEADLINE_S):
+                self.counters["late_bytes"] += len(data)
 
     def _transact(
         self, packet: bytes, ids: Iterable[int], size: int, deadline_s: float

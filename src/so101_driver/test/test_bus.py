@@ -47,6 +47,7 @@ class Peer:
         tty.setraw(self.slave)
         self.port = os.ttyname(self.slave)
         self.replies = []
+        self.answer = None  # or a function from a request to its reply
         self.requests = []
         self.stop_read, self.stop_write = os.pipe()
         self.thread = threading.Thread(target=self._serve, daemon=True)
@@ -60,7 +61,9 @@ class Peer:
                 return
             for packet in parser.feed(os.read(self.master, 4096)):
                 self.requests.append(packet)
-                if self.replies:
+                if self.answer:
+                    os.write(self.master, self.answer(packet))
+                elif self.replies:
                     os.write(self.master, self.replies.pop(0))
 
     def send(self, data):
@@ -168,6 +171,21 @@ def test_a_reply_after_its_deadline_is_never_taken_for_the_next(peer):
         peer.replies = [reply(1, 222)]
         assert ticks_of(bus.sync_read(56, 2, PATIENT_S)) == {1: 222}
         assert bus.counters["late_bytes"] == len(reply(1, 111))
+
+
+def test_a_servo_that_was_slow_never_answers_the_next_question_with_the_last_ones_reply(peer):
+    limits = {registers.MIN_POSITION.address: 900, registers.MAX_POSITION.address: 3100}
+    delays_s = [0.03, 0.03]  # each longer than the deadline
+
+    def answer_slowly_at_first(packet):
+        time.sleep(delays_s.pop(0) if delays_s else 0.0)
+        return reply(packet.servo_id, limits[packet.parameters[0]])
+
+    peer.answer = answer_slowly_at_first
+    with ServoBus(peer.port, ids=(1,)) as bus:
+        assert bus.read(1, registers.MIN_POSITION) == 900
+        assert bus.read(1, registers.MAX_POSITION) == 3100
+        assert bus.counters["retry"] > 0
 
 
 def test_corrupt_foreign_and_odd_sized_replies_are_dropped_and_counted(peer):
