@@ -48,6 +48,13 @@ def test_the_act_without_a_task_lasts_its_time_whatever_the_cube_does() -> None:
     assert verdicts == ["", "", "20 s of motion are recorded."]
 
 
+def test_a_latched_fault_ends_the_act_at_once() -> None:
+    watch = ActWatch(EXPERT, 0.0)
+    assert watch.verdict(5.0, "TRACKING", "", False) == ""
+    verdict = watch.verdict(6.0, "FAULT", "joint states are stale", False)
+    assert verdict == "Safety stopped the arm for good (FAULT): joint states are stale."
+
+
 def test_an_arm_that_never_moves_is_an_error_with_safetys_reason() -> None:
     watch = ActWatch(EXPERT, 0.0)
     with pytest.raises(UserError, match="safety is FAULT: joint states are stale"):

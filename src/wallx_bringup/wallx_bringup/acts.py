@@ -88,6 +88,8 @@ class ActWatch:
                     f"safety is {state or 'silent'}: {reason or 'no reason given'}."
                 )
             return ""
+        if state in ("FAULT", "ESTOP"):
+            return f"Safety stopped the arm for good ({state}): {reason}."
         if self._act.has_task:
             if not in_tray:
                 self._in_tray_s = None
