@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -31,13 +32,13 @@ def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
         context = rclpy.Context()
         rclpy.init(context=context, domain_id=domain.id)
         node = rclpy.create_node("peer", context=context)
-        heard: list[str] = []
+        heard: queue.SimpleQueue[str] = queue.SimpleQueue()
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         fast = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         node.create_publisher(String, "status", latched).publish(String(data="no"))
         best_effort = node.create_publisher(String, "fast", fast)
         node.create_timer(0.05, lambda: best_effort.publish(String(data="tick")))
-        node.create_subscription(String, "instruction", lambda m: heard.append(m.data), 10)
+        node.create_subscription(String, "instruction", lambda m: heard.put(m.data), 10)
 
         def on_arm(_request, response):
             response.success, response.message = False, "joint states are stale"
@@ -76,7 +77,8 @@ def test_call_shows_the_answer_and_its_status_tells_of_a_refusal(peer, capsys) -
 
 def test_pub_reaches_a_reader_before_it_ends(peer) -> None:
     assert main(["pub", "instruction", "data:=12"]) == 0
-    assert peer.heard == ["12"]
+    assert peer.heard.get(timeout=10) == "12"
+    assert peer.heard.empty()
 
 
 def test_what_is_not_there_is_named(peer, monkeypatch, capsys) -> None:
