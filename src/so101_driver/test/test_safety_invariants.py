@@ -79,7 +79,7 @@ class Rig:
         self.segments: list[list[tuple[float, ...]]] = []
         self.target = list(start)
 
-    def step(self, chunks=(), events=(), joints="good", driver=DriverState.ACTIVE) -> None:
+    def step(self, chunks=(), events=(), joints="good", driver=DriverState.ACTIVE, desync=False):
         skipped = 1 if self.random.random() > 0.02 else self.random.randint(2, 5)
         self.tick += skipped
         self.steady_ns += skipped * PERIOD_NS
@@ -94,7 +94,7 @@ class Rig:
         elif joints == "teleport":
             reading = JointReading(tuple(p + 1.0 for p in self.measured), ros_ns, self.steady_ns)
         report = DriverReading(
-            driver, "made up", (self.torque,) * 6, tuple(self.goal), False, self.steady_ns
+            driver, "made up", (self.torque,) * 6, tuple(self.goal), desync, self.steady_ns
         )
         command = self.supervisor.step(
             self.tick, self.steady_ns, ros_ns, ArmState(reading, report), chunks, events
@@ -216,7 +216,7 @@ def run(seed: int, mode: Mode, ticks: int, calm: float, start: list[float]) -> R
         if tick % 8 == 0:
             kind = r.choice(CHUNKS) if r.random() < 0.5 else "sane"
             chunks = [rig.chunk(kind) for _ in range(r.choice([1, 1, 1, 0, 2]))]
-        rig.step(chunks, events, joints, driver)
+        rig.step(chunks, events, joints, driver, desync=r.random() > calm)
     return rig
 
 

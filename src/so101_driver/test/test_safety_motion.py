@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -137,6 +138,22 @@ def test_a_position_limit_is_reached_softly_and_not_passed():
     # Softly: no joint trembles, it slows down once and stays.
     late = np.diff(positions, axis=0)[-100:]
     assert (late >= -1e-9).all()
+
+
+def test_the_verified_brake_guards_where_the_tracking_law_would_pass():
+    """With so little jerk the law begins to slow down too late; only the acceptance rule helps."""
+    weak = replace(LIMITS, jerk_rad_s3=np.full(6, 10.0))
+    limiter = Limiter(weak, T)
+    limiter.start(MIDDLE, weak.lower_rad, weak.upper_rad)
+    rows = []
+    for tick in range(600):
+        goal = weak.upper_rad + 1.0 if tick < 300 else weak.lower_rad - 1.0
+        limiter.track(goal, goal, goal)
+        rows.append(limiter.position_rad)
+    positions = np.array(rows)
+    assert (positions <= weak.upper_rad + 1e-8).all()
+    assert (positions >= weak.lower_rad - 1e-8).all()
+    assert np.abs(np.diff(positions, 3, axis=0)).max() <= 10.0 * T**3 * 1.000001
 
 
 def test_a_joint_outside_its_limits_only_comes_back():
