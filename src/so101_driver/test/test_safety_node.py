@@ -256,6 +256,14 @@ def test_emergency_stop_and_lost_joint_states_latch(bench: Bench):
     assert len(bench.commands) == count
 
 
+def test_a_button_pressed_before_the_start_latches(bench: Bench):
+    button = bench.node.create_publisher(Bool, "estop", latched())
+    button.publish(Bool(data=True))
+    bench.start(mode="full")
+    bench.state(SafetyStatus.STATE_ESTOP)
+    assert not bench.call(Trigger, "safety/arm").success
+
+
 def test_a_deaf_button_refuses_arming(bench: Bench):
     best_effort = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
     bench.node.create_publisher(Bool, "estop", best_effort)

@@ -135,8 +135,6 @@ class SafetyNode(NodeBase):
         supervisor = self._supervisor
         if supervisor is None:
             return
-        with self._lock:
-            self._chunks, self._events = [], []
         self._stop_loop.clear()
         self._thread = threading.Thread(
             target=self._run, args=(supervisor,), name="safety loop", daemon=True
@@ -334,16 +332,20 @@ class SafetyNode(NodeBase):
             )
 
     def _on_chunk(self, message: ActionChunk) -> None:
+        if self._thread is None:
+            return
         value = convert.chunk(message)
         with self._lock:
             self._chunks.append(value)
 
     def _on_estop(self, message: Bool) -> None:
-        if message.data:
+        # Also while inactive: a button that was pressed before must refuse arming later.
+        if message.data and (self._thread is not None or not self._events):
             self._post(EventKind.ESTOP)
 
     def _on_deadman(self, message: Bool) -> None:
-        self._post(EventKind.DEADMAN, pressed=bool(message.data))
+        if self._thread is not None:
+            self._post(EventKind.DEADMAN, pressed=bool(message.data))
 
     def _post(
         self,
