@@ -16,7 +16,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
-from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
@@ -25,6 +25,7 @@ from so101_driver.calibration import Calibration
 from so101_driver.joints import data_path
 from so101_driver.nodes import safety_messages as convert
 from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
+from so101_driver.nodes.polled import PolledSubscription
 from so101_driver.safety import (
     ArmState,
     Chunk,
@@ -43,6 +44,7 @@ from wallx_msgs.msg import ActionChunk, DriverStatus, SafetyStatus
 from wallx_msgs.srv import SelectSource, SetMode
 
 _STATUS_PERIOD_S = 0.1
+_QOS_CHECK_PERIOD_S = 1.0
 _PERIODS_KEPT = 1000
 _GIL_INTERVAL_S = 0.0005
 _GC_EVERY_TICKS = 100
@@ -60,13 +62,14 @@ class SafetyNode(NodeBase):
 
     PARAMETERS = PARAMETERS
     EXECUTOR_THREADS = 3
-    """Topics; safety/arm, which waits for the driver; all other services, which must not."""
+    """Buttons and timers; safety/arm, which waits for the driver; the other services, which must
+    not. The loop itself takes joint states, driver status and chunks: an executor that wakes for
+    each of them would compete with the loop for the interpreter."""
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__(**node_arguments)
         self._lock = threading.Lock()
         self._arm_state = ArmState()
-        self._chunks: list[Chunk] = []
         self._events: list[OperatorEvent] = []
         self._waiting: dict[int, Callable[[EventResult], None]] = {}
         self._numbers = 0
@@ -82,14 +85,20 @@ class SafetyNode(NodeBase):
         self._commands = self.create_publisher(JointState, "joint_commands", reliable())
         self._shadow = self.create_publisher(JointState, "safety/shadow_commands", reliable())
         self._status = self.create_publisher(SafetyStatus, "safety/status", latched())
-        self._listen(JointState, "joint_states", self._on_joints, best_effort(1))
-        self._listen(DriverStatus, "driver/status", self._on_driver, latched())
-        self._listen(ActionChunk, "action_chunk", self._on_chunk, reliable())
-        self.subscribe_any_durability(Bool, "estop", self._on_estop, self._on_deaf)
+        self._inputs: dict[str, QoSProfile] = {}
+        self._joints = self._poll(JointState, "joint_states", best_effort(1))
+        self._driver = self._poll(DriverStatus, "driver/status", latched())
+        self._chunks = self._poll(ActionChunk, "action_chunk", reliable())
+        self.subscribe_any_durability(Bool, "estop", self._on_estop)
+        self._inputs["estop"] = reliable()
         if self.p.deadman:
-            self._listen(Bool, "safety/deadman", self._on_deadman, best_effort(1))
+            self._inputs["safety/deadman"] = best_effort(1)
+            self.create_subscription(
+                Bool, "safety/deadman", self._on_deadman, self._inputs["safety/deadman"]
+            )
         self._set_torque = self.create_client(SetBool, "driver/set_torque")
         self.create_timer(_STATUS_PERIOD_S, self._log_edges)
+        self.create_timer(_QOS_CHECK_PERIOD_S, self._check_publishers)
         waiting, quick = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
         for kind in (EventKind.ARM, EventKind.DISARM, EventKind.ESTOP, EventKind.RESET):
             group = waiting if kind is EventKind.ARM else quick
@@ -136,6 +145,7 @@ class SafetyNode(NodeBase):
         if supervisor is None:
             return
         self._stop_loop.clear()
+        self._take_chunks()  # those that came before are nobody's
         self._thread = threading.Thread(
             target=self._run, args=(supervisor,), name="safety loop", daemon=True
         )
@@ -231,10 +241,10 @@ class SafetyNode(NodeBase):
         return offset_ns
 
     def _tick(self, supervisor: Supervisor, tick: int, steady_ns: int, ros_ns: int) -> None:
+        arm = self._read_arm()
+        chunks = self._take_chunks()
         with self._lock:
-            chunks, self._chunks = self._chunks, []
             events, self._events = self._events, []
-            arm = self._arm_state
         command = supervisor.step(tick, steady_ns, ros_ns, arm, chunks, events)
         if command.output is Output.COMMANDS:
             self._commands.publish(convert.command_message(command, ros_ns))
@@ -290,53 +300,45 @@ class SafetyNode(NodeBase):
 
     # Inputs.
 
-    def _listen(self, kind: type, topic: str, callback: Callable[[Any], None], qos: Any) -> None:
-        self.create_subscription(
-            kind,
-            topic,
-            callback,
-            qos,
-            event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=lambda _event: self._on_deaf(topic), use_default_callbacks=False
-            ),
-        )
+    def _poll(self, kind: type, topic: str, qos: QoSProfile) -> PolledSubscription:
+        self._inputs[topic] = qos
+        return PolledSubscription(self, kind, topic, qos)
 
-    def _on_deaf(self, topic: str) -> None:
-        with self._lock:
-            self._deaf_topics.add(topic)
-            self._arm_state = ArmState(
-                self._arm_state.joints, self._arm_state.driver, self._input_problem()
-            )
+    def _check_publishers(self) -> None:
+        """Find publishers of our inputs whose QoS settings keep their messages from us."""
+        deaf = {
+            topic
+            for topic, qos in self._inputs.items()
+            for info in self.get_publishers_info_by_topic(topic)
+            if qos_check_compatible(info.qos_profile, qos)[0] == QoSCompatibility.ERROR
+        }
+        for topic in deaf - self._deaf_topics:
+            self.count(f"incompatible_qos {topic}")
+        self._deaf_topics = deaf
 
     def _input_problem(self) -> str:
         if not self._deaf_topics:
             return ""
         topics = ", ".join(sorted(self._deaf_topics))
-        return (
-            f"a publisher of {topics} has QoS settings that the safety node cannot hear: "
-            "correct it and restart the safety node"
+        return f"a publisher of {topics} has QoS settings that the safety node cannot hear"
+
+    def _read_arm(self) -> ArmState:
+        """Take the newest joint states and driver status."""
+        now_ns = time.monotonic_ns()
+        joints, driver = self._joints.newest(), self._driver.newest()
+        known = self._arm_state
+        self._arm_state = ArmState(
+            known.joints if joints is None else convert.joint_reading(joints, now_ns),
+            known.driver if driver is None else convert.driver_reading(driver, now_ns),
+            self._input_problem(),
         )
+        return self._arm_state
 
-    def _on_joints(self, message: JointState) -> None:
-        reading = convert.joint_reading(message, time.monotonic_ns())
-        with self._lock:
-            self._arm_state = ArmState(
-                reading, self._arm_state.driver, self._arm_state.input_problem
-            )
-
-    def _on_driver(self, message: DriverStatus) -> None:
-        reading = convert.driver_reading(message, time.monotonic_ns())
-        with self._lock:
-            self._arm_state = ArmState(
-                self._arm_state.joints, reading, self._arm_state.input_problem
-            )
-
-    def _on_chunk(self, message: ActionChunk) -> None:
-        if self._thread is None:
-            return
-        value = convert.chunk(message)
-        with self._lock:
-            self._chunks.append(value)
+    def _take_chunks(self) -> list[Chunk]:
+        chunks = []
+        while (taken := self._chunks.take()) is not None:
+            chunks.append(convert.chunk(taken[0]))
+        return chunks
 
     def _on_estop(self, message: Bool) -> None:
         # Also while inactive: a button that was pressed before must refuse arming later.

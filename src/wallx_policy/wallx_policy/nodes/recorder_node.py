@@ -17,9 +17,9 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from so101_driver.errors import UserError
 from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
+from so101_driver.nodes.polled import PolledSubscription
 
 from wallx_msgs.srv import RecorderControl
-from wallx_policy.nodes.polled import PolledSubscription
 from wallx_policy.recorder_parameters import PARAMETERS
 from wallx_policy.recording.bag_writer import OfferedQos
 from wallx_policy.recording.definitions import message_definition

@@ -12,11 +12,11 @@ from sensor_msgs.msg import JointState
 from so101_driver.joints import JOINT_NAMES, data_path
 from so101_driver.kinematics import BASE, Kinematics
 from so101_driver.nodes.node_base import NodeBase, best_effort, latched, run_node
+from so101_driver.nodes.polled import PolledSubscription
 from std_msgs.msg import ColorRGBA
 from visualization_msgs.msg import Marker, MarkerArray
 
 from wallx_msgs.msg import ActionChunk, SafetyStatus
-from wallx_policy.nodes.polled import PolledSubscription
 from wallx_policy.trace import ActionTrace, Line
 from wallx_policy.trace_parameters import PARAMETERS
 
