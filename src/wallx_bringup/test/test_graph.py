@@ -120,6 +120,21 @@ def test_big_shared_memory_only_for_the_image_publisher_and_only_with_room(graph
     assert variable not in dict(docker_default["sim"].environment)
 
 
+def test_who_publishes_against_a_deadline_does_not_use_shared_memory(graph) -> None:
+    """Fast DDS may let `publish` sleep 333 ms when a new process listens by shared memory."""
+    udp = ("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    assert {n for n, node in graph().items() if udp in node.environment} == {
+        "driver",
+        "safety",
+        "policy",
+    }
+    mine = {"FASTDDS_BUILTIN_TRANSPORTS": "SHM"}
+    assert not any(
+        udp[0] in dict(node.environment) or "PROFILES" in str(node.environment)
+        for node in graph(mine).values()
+    )
+
+
 def test_only_the_slow_nodes_are_niced(graph) -> None:
     assert {name for name, node in graph().items() if node.nice > 0} == {"policy", "trace"}
 

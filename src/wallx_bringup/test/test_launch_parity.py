@@ -17,6 +17,7 @@ import pytest
 import yaml
 from so101_driver.errors import UserError
 from wallx_bringup.arguments import ARGUMENTS, parse_words, resolve
+from wallx_bringup.domain import PROFILE_VARIABLES, isolated_environment
 from wallx_bringup.session import open_graph
 
 pytest.importorskip("launch_ros")
@@ -49,7 +50,7 @@ report = dict(argv=sys.argv, environment=dict(os.environ), niceness=os.nice(0),
               files=[open(file).read() for file in files])
 json.dump(report, open(path + ".part", "w"))
 os.rename(path + ".part", path + ".json")
-while sum(name.endswith(".json") for name in os.listdir(folder)) < {len(EXECUTABLES)}:
+while sum(name.endswith(".json") for name in os.listdir(folder)) < int(os.environ["COUNT"]):
     time.sleep(0.01)
 if refuses == os.path.basename(path):
     sys.exit(1)
@@ -72,6 +73,10 @@ def installation(tmp_path: Path, monkeypatch) -> Path:
         path.chmod(0o755)
     (prefix / "share" / "wallx_bringup").symlink_to(PACKAGE)
     monkeypatch.setenv("AMENT_PREFIX_PATH", str(prefix))
+    monkeypatch.setenv("COUNT", str(len(EXECUTABLES)))
+    # wallx confines a simulated graph to this machine; with launch that is up to the user.
+    for name, value in isolated_environment(os.environ, 45).items():
+        monkeypatch.setenv(name, value)
     return prefix
 
 
@@ -111,7 +116,7 @@ def comparable(report: dict) -> dict:
     for name in ("port", "port_link"):
         if name in parameters:
             parameters[name] = Path(str(parameters[name])).name
-    ours = ("THREADS", "PYTHONUNBUFFERED", "PROFILES_FILE")
+    ours = ("THREADS", "PYTHONUNBUFFERED", "PROFILES_FILE", "TRANSPORTS")
     return {
         "executable": report["argv"][0],
         "remappings": sorted(b for a, b in pairs if a == "-r"),
@@ -132,10 +137,8 @@ WORDS = [
 ]
 
 
-@pytest.mark.parametrize("words", WORDS, ids=" ".join)
-def test_both_runners_start_the_same_processes(
-    words: list[str], installation: Path, tmp_path: Path, monkeypatch
-) -> None:
+def start_both(words: list[str], tmp_path: Path, monkeypatch) -> dict[str, dict]:
+    """Start with both runners and compare; returns the reports."""
     (tmp_path / "my limits.yaml").touch()
     words = [*words, f"record:={tmp_path}/a bag", f"limits_file:={tmp_path}/my limits.yaml"]
     by_runner = {}
@@ -148,10 +151,30 @@ def test_both_runners_start_the_same_processes(
         else:
             start_with_wallx(words, tmp_path / "log")
         by_runner[runner] = reports(folder)
-    assert len(by_runner["wallx"]) == len(EXECUTABLES)
     assert by_runner["launch"].keys() == by_runner["wallx"].keys()
     for name, report in by_runner["wallx"].items():
         assert by_runner["launch"][name] == report
+    return by_runner["wallx"]
+
+
+@pytest.mark.parametrize("words", WORDS, ids=" ".join)
+def test_both_runners_start_the_same_processes(
+    words: list[str], installation: Path, tmp_path: Path, monkeypatch
+) -> None:
+    assert len(start_both(words, tmp_path, monkeypatch)) == len(EXECUTABLES)
+
+
+def test_both_runners_start_the_same_processes_for_a_real_arm(
+    installation: Path, tmp_path: Path, monkeypatch
+) -> None:
+    for name in PROFILE_VARIABLES:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("COUNT", str(len(EXECUTABLES) - 1))
+    (tmp_path / "arm.json").touch()
+    words = ["sim:=false", f"calibration:={tmp_path}/arm.json", "port:=/dev/my arm"]
+    found = start_both(words, tmp_path, monkeypatch)
+    assert found.keys() == {name for _, name in EXECUTABLES} - {"sim_node"}
+    assert found["driver_node"]["environment"]["FASTDDS_BUILTIN_TRANSPORTS"] == "UDPv4"
 
 
 def test_a_node_that_refuses_to_start_ends_everything_with_status_1(

@@ -58,7 +58,8 @@ def test_a_running_graph_can_be_joined_until_it_ends(environment, arguments, tmp
         assert found.namespace == "/left"
         joined = found.environment({"ROS_LOCALHOST_ONLY": "0", "ROS_DOMAIN_ID": "7"})
         assert joined["ROS_DOMAIN_ID"] == str(graph.domain_id)
-        assert joined["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+        assert "fastdds_loopback" in joined["FASTRTPS_DEFAULT_PROFILES_FILE"]
+        assert "ROS_LOCALHOST_ONLY" not in joined
         pids = list(runner.pids.values())
         assert len(pids) == 5
     assert running_graphs(environment) == []

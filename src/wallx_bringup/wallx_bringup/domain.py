@@ -15,8 +15,22 @@ from types import TracebackType
 
 from so101_driver.errors import UserError
 
+from wallx_bringup.paths import share_dir
+
 DOMAINS = range(1, 102)
 """Ids whose ports lie below the ephemeral range of Linux."""
+
+PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+"""Names of Fast DDS's profile file: on Jazzy, on Kilted."""
+
+_FAST_DDS = "rmw_fastrtps_cpp"
+_WIDENING = (
+    "ROS_LOCALHOST_ONLY",
+    "ROS_STATIC_PEERS",
+    "ROS_DISCOVERY_SERVER",
+    "FASTDDS_BUILTIN_TRANSPORTS",
+)
+"""What would widen discovery or override the profile."""
 
 _DDS_PORT_BASE = 7400
 _DDS_PORTS_PER_DOMAIN = 250
@@ -80,12 +94,16 @@ def lock_free_domain(avoid: int | None = None) -> LockedDomain:
 
 
 def isolated_environment(environment: Mapping[str, str], domain_id: int) -> dict[str, str]:
-    """Return ``environment`` with the domain set and discovery confined to this machine."""
-    isolated = dict(environment)
-    for name in ("ROS_LOCALHOST_ONLY", "ROS_STATIC_PEERS", "ROS_DISCOVERY_SERVER"):
-        isolated.pop(name, None)
+    """Return ``environment`` with the domain set and all traffic confined to this machine."""
+    isolated = {name: value for name, value in environment.items() if name not in _WIDENING}
     isolated["ROS_DOMAIN_ID"] = str(domain_id)
-    isolated["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    if environment.get("RMW_IMPLEMENTATION", _FAST_DDS) == _FAST_DDS:
+        # The profile confines it; LOCALHOST would replace the profile's transports by its own.
+        isolated["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
+        profile = str(share_dir(environment) / "config" / "fastdds_loopback.xml")
+        isolated |= dict.fromkeys(PROFILE_VARIABLES, profile)
+    else:
+        isolated["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
     return isolated
 
 

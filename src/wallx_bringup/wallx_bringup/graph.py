@@ -14,6 +14,7 @@ from pathlib import Path
 from so101_driver.errors import UserError
 
 from wallx_bringup.arguments import Arguments, Value
+from wallx_bringup.domain import PROFILE_VARIABLES
 from wallx_bringup.processes import OnDeath
 
 POLICY_NICE = 5
@@ -24,7 +25,7 @@ PORT_WAIT_S = 30.0
 
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _BIG_IMAGES_SHM_BYTES = 64 * 2**20
-_PROFILE_VARIABLES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")
+_TRANSPORT_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
 _CAMERA_ARGUMENTS = (("face_view", "face_topic"), ("wrist_view", "wrist_topic"))
 
 
@@ -83,6 +84,7 @@ def build_graph(
     estop = (("estop", a.estop_topic),) if a.estop_topic != "estop" else ()
     cameras = _camera_remappings(a)
     port = str(run_dir / "arm") if a.sim else a.port
+    prompt = _prompt_environment(environment)
     limits: tuple[tuple[str, Value], ...] = (
         ("limits_file", a.limits_file),
         ("limits_profile", a.limits_profile),
@@ -136,6 +138,7 @@ def build_graph(
                 ("on_exit", a.on_exit),
             ),
             remappings=estop,
+            extra_environment=prompt,
             on_death=OnDeath.STOP,
         ),
         node(
@@ -150,6 +153,7 @@ def build_graph(
                 ("arm", a.arm),
             ),
             remappings=estop,
+            extra_environment=prompt,
         ),
         node(
             "wallx_policy",
@@ -165,6 +169,7 @@ def build_graph(
                 ("success_check", "red_cube_in_tray" if a.sim else ""),
             ),
             remappings=cameras,
+            extra_environment=prompt,
             nice=POLICY_NICE,
         ),
         node("wallx_policy", "trace_node", "trace", (), nice=POLICY_NICE),
@@ -219,6 +224,16 @@ def _common_environment(environment: Mapping[str, str]) -> tuple[tuple[str, str]
     return tuple((name, value) for name, value in wanted.items() if name not in environment)
 
 
+def _prompt_environment(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    """Keep `publish` from waiting for listeners: UDP instead of shared memory.
+
+    config/fastdds_loopback.xml tells why; where it is set, nothing more is needed.
+    """
+    if any(name in environment for name in (_TRANSPORT_VARIABLE, *PROFILE_VARIABLES)):
+        return ()
+    return ((_TRANSPORT_VARIABLE, "UDPv4"),)
+
+
 def _image_environment(
     environment: Mapping[str, str], share_dir: Path, shm_free_bytes: int | None
 ) -> tuple[tuple[str, str], ...]:
@@ -227,7 +242,7 @@ def _image_environment(
     With Fast DDS's default segment raw images of 640x480 are lost. Containers often have only
     64 MB of /dev/shm; there, and where the user has a profile, nothing is changed.
     """
-    if any(name in environment for name in _PROFILE_VARIABLES):
+    if any(name in environment for name in (_TRANSPORT_VARIABLE, *PROFILE_VARIABLES)):
         return ()
     if shm_free_bytes is None:
         try:
@@ -237,7 +252,7 @@ def _image_environment(
     if shm_free_bytes <= _BIG_IMAGES_SHM_BYTES:
         return ()
     profile = str(share_dir / "config" / "fastdds_images.xml")
-    return tuple((name, profile) for name in _PROFILE_VARIABLES)
+    return tuple((name, profile) for name in PROFILE_VARIABLES)
 
 
 def _rviz(namespace: str, share_dir: Path, use_sim_time: bool) -> NodeProcess:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import stat
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,6 +21,7 @@ from wallx_bringup.arguments import Arguments
 from wallx_bringup.command_line import process_of
 from wallx_bringup.domain import isolated_environment, lock_free_domain
 from wallx_bringup.graph import NodeProcess, build_graph
+from wallx_bringup.paths import share_dir
 from wallx_bringup.processes import Process
 from wallx_bringup.runner import Runner
 
@@ -77,21 +77,6 @@ def runtime_dir(environment: Mapping[str, str]) -> Path:
     if status.st_uid != os.getuid() or not stat.S_ISDIR(status.st_mode):
         raise UserError(f"{path} does not belong to you: remove it or set XDG_RUNTIME_DIR.")
     return path
-
-
-def share_dir(environment: Mapping[str, str]) -> Path:
-    """Return the folder with this package's ``config`` and ``rviz``, installed or in the source.
-
-    Raises:
-        UserError: It is nowhere.
-    """
-    prefixes = [p for p in environment.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if p]
-    candidates = [Path(p) / "share" / "wallx_bringup" for p in (*prefixes, sys.prefix)]
-    candidates.append(Path(__file__).resolve().parent.parent)
-    for candidate in candidates:
-        if (candidate / "config" / "fastdds_images.xml").is_file():
-            return candidate
-    raise UserError("package wallx_bringup is not installed: run `make build` (or colcon build).")
 
 
 def default_log_dir(environment: Mapping[str, str]) -> Path:
