@@ -1,18 +1,19 @@
 # Every target sets up what it needs; `make` alone lists them.
-PYTHON ?= $(shell command -v python3.12 >/dev/null 2>&1 && python3.12 -c '' 2>/dev/null && echo python3.12 || echo python3)
+SUPPORTED := import sys; sys.exit(sys.version_info[:2] not in ((3, 11), (3, 12)))
+PYTHON ?= $(or $(shell for p in python3 python3.12 python3.11; do \
+	$$p -c '$(SUPPORTED)' 2>/dev/null && echo $$p && break; done),python3)
 TORCH ?= cpu
 VENV := .venv
 PY := $(VENV)/bin/python
 ARGS ?=
 
-# The domain is locked by the wallx command; these keep every other tool on this machine too.
-export ROS_AUTOMATIC_DISCOVERY_RANGE := LOCALHOST
+# Matrices are small here: more BLAS threads would only disturb the 100 Hz loops.
 export OMP_NUM_THREADS := 1
 export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast lint format docs bench ros-env clean
+.PHONY: help setup build demo test test-fast lint format docs bench ros-env clean clean-all
 
 help:
 	@echo "make demo        set up what is missing, run the simulated arm, show the result in out/demo"
@@ -40,7 +41,7 @@ lint: setup
 	$(VENV)/bin/ruff format --check .
 
 test: lint
-	ROS_PYTHON_CHECK_FIELDS=1 $(PY) -m pytest $(ARGS)
+	$(PY) -m pytest $(ARGS)
 
 test-fast: setup
 	$(PY) -m pytest -m "not ros and not e2e" $(ARGS)

@@ -41,7 +41,8 @@ PARAMETERS = NodeParameters(
         Parameter(
             "arm",
             "manual",
-            "auto arms once, as soon as everything is ready; manual waits for safety/arm.",
+            "auto arms once, as soon as everything is ready and chunks come; manual waits for "
+            "safety/arm.",
             choices=("manual", "auto"),
         ),
         Parameter(

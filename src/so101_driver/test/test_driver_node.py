@@ -37,11 +37,6 @@ from wallx_msgs.msg import DriverStatus, SafetyStatus
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
-ENVIRONMENT = {
-    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    "ROS_DOMAIN_ID": str(1 + (os.getpid() + 37) % 100),
-    "ROS_PYTHON_CHECK_FIELDS": "1",
-}
 CALIBRATION = Calibration.load(data_path("sim_calibration.json"))
 _namespaces = (f"/arm{number}" for number in itertools.count())
 
@@ -180,8 +175,6 @@ class Bench:
 def bench(
     calibrated_servos: VirtualBus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bench]:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
     context = rclpy.Context()
     rclpy.init(context=context)
     made = Bench(calibrated_servos, tmp_path, context)
@@ -362,8 +355,6 @@ def latched() -> Any:
 
 
 def refused(port: str, monkeypatch: pytest.MonkeyPatch, **changes: Any) -> str:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
     ended = subprocess.run(
         command_line(*parameters(port, **changes)), capture_output=True, text=True, timeout=30
     )

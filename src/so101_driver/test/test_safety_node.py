@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import signal
 import subprocess
 import sys
@@ -34,11 +33,6 @@ from wallx_msgs.srv import SetMode
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
 
-ENVIRONMENT = {
-    "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-    "ROS_DOMAIN_ID": str(1 + (os.getpid() + 61) % 100),
-    "ROS_PYTHON_CHECK_FIELDS": "1",
-}
 START_RAD = (0.1, -0.5, 0.6, 0.7, 0.0, 0.2)
 _namespaces = (f"/arm{number}" for number in itertools.count())
 
@@ -90,7 +84,6 @@ class Bench:
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [*command_line(**values), "-r", f"__ns:={self.namespace}"],
-                env={**os.environ, **ENVIRONMENT},
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
@@ -182,10 +175,8 @@ class Bench:
 
 @pytest.fixture
 def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    for name, value in ENVIRONMENT.items():
-        monkeypatch.setenv(name, value)
     context = rclpy.Context()
-    rclpy.init(context=context, domain_id=int(ENVIRONMENT["ROS_DOMAIN_ID"]))
+    rclpy.init(context=context)
     made = Bench(tmp_path, context)
     yield made
     made.close()
@@ -281,7 +272,6 @@ def test_missing_limits_are_one_sentence(tmp_path: Path):
             limits_profile="cautious",
             calibration=data_path("sim_calibration.json"),
         ),
-        env={**os.environ, **ENVIRONMENT},
         capture_output=True,
         text=True,
         timeout=40,

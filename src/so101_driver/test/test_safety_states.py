@@ -226,9 +226,14 @@ def test_auto_arms_once_when_everything_is_ready():
     assert "not armed" in scene.status.reason
     scene.measuring = True
     scene.step(ticks=60)
-    assert scene.last.state is State.HOLD
+    assert "waiting for a policy's chunks" in scene.status.reason
+    assert scene.last.state is State.DISARMED, "nobody asks the arm to move, so it stays off"
+    for _ in range(10):
+        scene.step(chunks=(scene.chunk(),), ticks=8)
+    assert scene.last.state is State.TRACKING
     scene.ask(EventKind.DISARM)
-    scene.step(ticks=120)
+    for _ in range(20):
+        scene.step(chunks=(scene.chunk(),), ticks=8)
     assert scene.last.state is State.DISARMED
 
 

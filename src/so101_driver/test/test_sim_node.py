@@ -91,19 +91,8 @@ class Sim:
         self.node.destroy_node()
 
 
-@pytest.fixture(scope="module")
-def isolated() -> Iterator[None]:
-    """A ROS domain that no other graph on this machine hears."""
-    domain = pytest.importorskip("wallx_bringup.domain", reason="needs the built workspace")
-    with domain.lock_free_domain() as locked, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_LOCALHOST_ONLY", "1")
-        patch.setenv("ROS_DOMAIN_ID", str(locked.id))
-        patch.setenv("ROS_PYTHON_CHECK_FIELDS", "1")
-        yield
-
-
 @pytest.fixture
-def sim(tmp_path: Path, isolated: None) -> Iterator[Sim]:
+def sim(tmp_path: Path) -> Iterator[Sim]:
     context = rclpy.Context()
     rclpy.init(context=context)
     sim = Sim(tmp_path, context)

@@ -25,7 +25,6 @@ def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
     from std_srvs.srv import Trigger
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # no graph of the user's is in the way
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     with contextlib.ExitStack() as stack:
         domain = stack.enter_context(lock_free_domain())
         monkeypatch.setenv("ROS_DOMAIN_ID", str(domain.id))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -84,16 +84,6 @@ class MessageMaker:
 
     def serialised(self, type_name: str, values: Mapping[str, Any]) -> bytes:
         return bytes(self.store.serialize_cdr(self.make(type_name, values), type_name))
-
-
-@pytest.fixture(scope="session")
-def isolated_domain() -> Iterator[int]:
-    """Lock a ROS domain on localhost for this session: no other graph hears these tests."""
-    domain = pytest.importorskip("wallx_bringup.domain", reason="needs the built workspace")
-    with domain.lock_free_domain() as locked, pytest.MonkeyPatch.context() as patch:
-        patch.setenv("ROS_LOCALHOST_ONLY", "1")
-        patch.setenv("ROS_DOMAIN_ID", str(locked.id))
-        yield locked.id
 
 
 @pytest.fixture

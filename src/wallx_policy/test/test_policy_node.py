@@ -30,11 +30,6 @@ from wallx_msgs.msg import ActionChunk, PolicyStatus
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
 
-ENVIRONMENT = {
-    "ROS_LOCALHOST_ONLY": "1",
-    "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
-    "ROS_PYTHON_CHECK_FIELDS": "1",
-}
 PLUGIN = '''
 import numpy as np
 from dataclasses import replace
@@ -64,7 +59,7 @@ class Seeing(Backend):
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
-    """Isolated ROS context; an installed package with the plugged-in policy."""
+    """ROS context; an installed package with the plugged-in policy."""
     package = tmp_path_factory.mktemp("plugin")
     (package / "seeing_policy.py").write_text(PLUGIN)
     metadata = package / "seeing_policy-1.0.dist-info"
@@ -73,18 +68,13 @@ def context(tmp_path_factory):
     (metadata / "entry_points.txt").write_text(
         "[wallx_policy.backends]\nseeing = seeing_policy:Seeing\n"
     )
-    changes = dict(ENVIRONMENT)
-    changes["PYTHONPATH"] = os.pathsep.join(
-        filter(None, (str(package), os.environ.get("PYTHONPATH")))
-    )
-    previous = {name: os.environ.get(name) for name in changes}
-    os.environ.update(changes)
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    yield context
-    rclpy.shutdown(context=context)
-    for name, value in previous.items():
-        os.environ.pop(name) if value is None else os.environ.update({name: value})
+    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", path)
+        context = rclpy.Context()
+        rclpy.init(context=context)
+        yield context
+        rclpy.shutdown(context=context)
 
 
 class Robot:

@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(90)]
 
 
 @pytest.fixture(scope="module")
-def context(isolated_domain):
+def context():
     context = rclpy.Context()
     rclpy.init(context=context)
     yield context

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(60)]
 
 
 @pytest.fixture
-def node(isolated_domain):
+def node():
     context = rclpy.Context()
     rclpy.init(context=context)
     node = rclpy.create_node("test", context=context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,12 +35,14 @@ class GraphDescription:
         joint_names: Of ``joint_states``, in the order of the message; empty if none came.
         state_rad: Measured positions in the order of ``joint_names``; empty if none came.
         calibration: Of the arm; needed to judge ±100 channels only.
+        camera_topics: What was listened to for each view, as the user would see it.
     """
 
     cameras: Mapping[str, tuple[int, int]]
     joint_names: tuple[str, ...]
     state_rad: tuple[float, ...]
     calibration: Calibration | None = None
+    camera_topics: Mapping[str, str] = field(default_factory=dict)
 
 
 def problems(contract: Contract) -> list[str]:
@@ -153,7 +155,8 @@ def _camera_differences(contract: Contract, graph: GraphDescription) -> list[str
     for camera in contract.cameras:
         size = graph.cameras.get(camera.view)
         if size is None:
-            found.append(f"no image came on {camera.topic} for view {camera.view}: check the topic")
+            topic = graph.camera_topics.get(camera.view, camera.topic)
+            found.append(f"no image came on {topic} for view {camera.view}: check the topic")
         elif size != (camera.width, camera.height):
             wrong.append(camera)
             found.append(

@@ -33,6 +33,12 @@ from rclpy.signals import SignalHandlerOptions
 from so101_driver.errors import UserError
 from so101_driver.parameter_spec import COMMON, NodeParameters, Parameter
 
+REFUSED_STATUS = 1
+"""Exit status of a node that cannot start; whoever runs the graph ends it."""
+
+FAILED_STATUS = 70
+"""Exit status of a node that failed while at work; the others go on and the arm holds."""
+
 
 def reliable(depth: int = 10) -> QoSProfile:
     """RELIABLE, VOLATILE, KEEP_LAST: what publishers of the suite offer unless said."""
@@ -269,7 +275,7 @@ class NodeBase(LifecycleNode):
             if self._finish_requested.is_set():
                 return
             if transition() != TransitionCallbackReturn.SUCCESS:
-                self.finish(1)
+                self.finish(REFUSED_STATUS)
                 return
 
     def close(self) -> None:
@@ -400,7 +406,7 @@ def run_node(node_class: Callable[[], NodeBase], arguments: Sequence[str] | None
         except Exception:
             # A bug in a callback: end with a trace instead of living on half dead.
             traceback.print_exc()
-            node.finish(1)
+            node.finish(FAILED_STATUS)
 
     spinner = threading.Thread(target=spin, name="executor", daemon=True)
     spinner.start()

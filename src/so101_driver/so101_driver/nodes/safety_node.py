@@ -24,7 +24,14 @@ from std_srvs.srv import SetBool, Trigger
 from so101_driver.calibration import Calibration
 from so101_driver.joints import data_path
 from so101_driver.nodes import safety_messages as convert
-from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
+from so101_driver.nodes.node_base import (
+    FAILED_STATUS,
+    NodeBase,
+    best_effort,
+    latched,
+    reliable,
+    run_node,
+)
 from so101_driver.nodes.polled import PolledSubscription
 from so101_driver.safety import (
     ArmState,
@@ -198,7 +205,7 @@ class SafetyNode(NodeBase):
             self._loop(supervisor)
         except Exception as error:
             self.get_logger().fatal(f"the loop failed: {type(error).__name__}: {error}")
-            self.finish(1)
+            self.finish(FAILED_STATUS)
             raise
         finally:
             gc.enable()

@@ -15,7 +15,7 @@ class Settings:
         period_s: Time between two steps and thus between two commands.
         mode: Mode at the start.
         scale: Share of a chunk's speed in SCALED mode.
-        auto_arm: Arm once, as soon as everything is ready.
+        auto_arm: Arm once, as soon as everything is ready and chunks come.
         deadman_required: Move only while a deadman switch is pressed.
         source: Publisher whose chunks are followed; empty takes the first after arming.
         chunk_timeout_s: Age at which a chunk is stale; 0 derives it from what is measured.

@@ -45,6 +45,8 @@ PARKING_TIMEOUT_S = 8.0
 """Parking ends where it is after this."""
 
 AUTO_ARM_INTERVAL_S = 0.5
+"""How often automatic arming looks; chunks must have come within this time."""
+
 SMALLEST_SCALE, LARGEST_SCALE = 0.1, 0.2
 
 ARMED = (State.HOLD, State.TRACKING, State.STOPPING, State.PARKING)
@@ -77,6 +79,7 @@ class Supervisor:
         self._armed_once = False
         self._armed_ns = 0
         self._auto_arm_ns: int | None = None
+        self._chunk_came_ns: int | None = None
         self._driver_holds_ns: int | None = None
         self._deadman_ns: int | None = None
         self._clock_offset_ns: int | None = None
@@ -119,6 +122,8 @@ class Supervisor:
         for event in operator_events:
             self._handle(event, steady_ns, joint_state)
         self._check_arm(steady_ns, joint_state)
+        if new_chunks:
+            self._chunk_came_ns = steady_ns
         self._take_chunks(new_chunks, steady_ns, ros_ns)
         # After the chunks: the first command of an armed segment is where the arm stands.
         self._continue_arming(steady_ns, joint_state)
@@ -437,12 +442,23 @@ class Supervisor:
             return ""
         return driver_problem(arm.driver, self._joints, steady_ns)
 
+    def _no_policy(self, steady_ns: int) -> str:
+        """Why automatic arming would be for nothing: no policy sends chunks, or ""."""
+        came_ns = self._chunk_came_ns
+        if came_ns is None or (steady_ns - came_ns) * 1e-9 > AUTO_ARM_INTERVAL_S:
+            return "waiting for a policy's chunks"
+        return ""
+
     def _continue_arming(self, steady_ns: int, arm: ArmState) -> None:
         if self._settings.auto_arm and not self._armed_once and self._state is State.DISARMED:
             due = self._auto_arm_ns is None or steady_ns >= self._auto_arm_ns
             if self._arming is None and due:
                 self._auto_arm_ns = steady_ns + round(AUTO_ARM_INTERVAL_S * 1e9)
-                self._handle_arm(OperatorEvent(EventKind.ARM), steady_ns, arm)
+                problem = self._not_ready(steady_ns, arm) or self._no_policy(steady_ns)
+                if problem:
+                    self._reason = f"not armed: {problem}"
+                else:
+                    self._handle_arm(OperatorEvent(EventKind.ARM), steady_ns, arm)
         if self._arming is None:
             return
         problem = self._not_ready(steady_ns, arm)

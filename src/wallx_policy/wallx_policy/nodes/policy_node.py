@@ -15,7 +15,14 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
-from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
+from so101_driver.nodes.node_base import (
+    FAILED_STATUS,
+    NodeBase,
+    best_effort,
+    latched,
+    reliable,
+    run_node,
+)
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
@@ -127,7 +134,7 @@ class PolicyNode(NodeBase):
             self._publish,
             lambda periods: self.count("observations_dropped", periods),
             # A bug: end with its trace instead of living on without inferring.
-            lambda: self.finish(1),
+            lambda: self.finish(FAILED_STATUS),
         )
         self._loop.start()
 
@@ -211,6 +218,8 @@ class PolicyNode(NodeBase):
             joint_names=tuple(joints.name),
             state_rad=tuple(joints.position),
             calibration=Calibration.load(self.p.calibration) if self.p.calibration else None,
+            # Remapped, so that the sentence names what the user wrote.
+            camera_topics={view: self.resolve_topic_name(topic) for view, topic in topics.items()},
         )
 
     # Inputs.

@@ -16,7 +16,14 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import QoSProfile, ReliabilityPolicy
 from so101_driver.errors import UserError
-from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
+from so101_driver.nodes.node_base import (
+    FAILED_STATUS,
+    NodeBase,
+    best_effort,
+    latched,
+    reliable,
+    run_node,
+)
 from so101_driver.nodes.polled import PolledSubscription
 
 from wallx_msgs.srv import RecorderControl
@@ -225,7 +232,7 @@ class RecorderNode(NodeBase):
         except Exception:
             # A bug must not leave a recorder that looks alive and records nothing.
             traceback.print_exc()
-            self.finish(1)
+            self.finish(FAILED_STATUS)
 
     def _record(self) -> None:
         next_checkpoint_s = next_qos_check_s = time.monotonic()

@@ -1,0 +1,180 @@
+#!/usr/bin/env python3
+"""`make bench`: what the parts cost and how well the graph keeps time, as a table and as JSON.
+
+Every claim is a ratio against a baseline of the same run: the model against itself without a kept
+prefix, the command loop against a bare thread, the bus against the time on the wire. Absolute
+milliseconds are printed beside them and depend on the machine. The Makefile sets BLAS threads to 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+
+def percentiles_ms(call: Callable[[], Any], repeats: int, warm_up: int = 5) -> dict[str, float]:
+    """Return p50, p99 and max of the duration of a call, in milliseconds."""
+    for _ in range(warm_up):
+        call()
+    durations_s = []
+    for _ in range(repeats):
+        begun_s = time.perf_counter()
+        call()
+        durations_s.append(time.perf_counter() - begun_s)
+    p50, p99, most = np.percentile(durations_s, (50, 99, 100)) * 1e3
+    return {"p50_ms": float(p50), "p99_ms": float(p99), "max_ms": float(most)}
+
+
+def bench_model() -> dict[str, Any]:
+    """One inference of the demo's tiny checkpoint, and its decoder with and without the prefix."""
+    import torch
+    from wallx_policy.model import load_policy
+    from wallx_policy.model.random_checkpoint import write_random_checkpoint
+
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        write_random_checkpoint(Path(folder), seed=0)
+        policy = load_policy(folder)
+    generator = np.random.default_rng(0)
+    observation = {
+        "images": {
+            view: generator.integers(0, 256, shape, dtype=np.uint8)
+            for view, shape in (("face_view", (240, 320, 3)), ("wrist_view", (240, 240, 3)))
+        },
+        "state": np.zeros(6),
+        "instruction": "put the red cube into the tray",
+    }
+    noise = torch.from_numpy(policy.noise(0))[None]
+    inputs = policy.inputs(observation)
+    whole = percentiles_ms(lambda: policy.predict(observation, noise[0]), 100)
+
+    def decoder_ms(reuse_prefix: bool) -> float:
+        def seconds() -> float:
+            timings_s = policy.model.sample(inputs, noise, reuse_prefix=reuse_prefix).timings_s
+            return timings_s["prefill"] + timings_s["flow"]
+
+        return float(np.median([seconds() for _ in range(40)][5:]) * 1e3)
+
+    kept, again = decoder_ms(True), decoder_ms(False)
+    return {
+        "checkpoint": "tiny, random weights",
+        "predict": whole,
+        "decoder_prefix_kept_ms": kept,
+        "decoder_everything_again_ms": again,
+        "ratio": kept / again,
+    }
+
+
+def bench_safety() -> dict[str, Any]:
+    """One tick of the safety core while it tracks chunks, beside the 10 ms it has."""
+    from so101_driver.safety.stream import tracking_run
+
+    durations_s = tracking_run(seconds=20.0)
+    p50, p99, most = np.percentile(durations_s, (50, 99, 100)) * 1e3
+    return {
+        "step": {"p50_ms": float(p50), "p99_ms": float(p99), "max_ms": float(most)},
+        "ratio": float(p99 / 10.0),
+    }
+
+
+def bench_bus() -> dict[str, Any]:
+    """What both ends of a sync read cost on this machine, beside its bytes at 1 Mbaud."""
+    from so101_driver.bus import ServoBus
+    from so101_driver.sim import VirtualBus
+
+    with VirtualBus(wire_timing=False) as virtual, ServoBus(str(virtual.port)) as bus:
+        begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
+        read = percentiles_ms(lambda: bus.sync_read(56, 4), 500)
+        share = (time.process_time() - begun_cpu_s) / (time.perf_counter() - begun_s)
+    wire_ms = (14 + 60) * 10e-3
+    return {
+        "sync_read": read,
+        "wire_ms": wire_ms,
+        "ratio": read["p50_ms"] / wire_ms,
+        "cpu_share_of_both_ends_back_to_back": share,
+    }
+
+
+def bench_graph(out_dir: Path, console: Console) -> dict[str, Any]:
+    """Play the demo and return every figure of its table."""
+    from wallx_bringup.demo import run_demo
+
+    status = run_demo(out_dir / "demo", os.environ)
+    figures = json.loads((out_dir / "demo" / "figures.json").read_text())
+    return {"status": status, **figures}
+
+
+def table_of(results: dict[str, Any]) -> Table:
+    """Return the ratios with the absolute numbers behind them."""
+    table = Table(title="Benchmarks", title_justify="left")
+    for heading in ("what", "measured", "baseline of the same run", "ratio"):
+        table.add_column(heading)
+    if model := results.get("model"):
+        table.add_row(
+            "decoder, prefix kept (tiny checkpoint)",
+            f"{model['decoder_prefix_kept_ms']:.2f} ms",
+            f"everything again at each step: {model['decoder_everything_again_ms']:.2f} ms",
+            f"{model['ratio']:.2f}",
+        )
+        predict = model["predict"]
+        table.add_row(
+            "whole inference", f"p50 {predict['p50_ms']:.1f}, p99 {predict['p99_ms']:.1f} ms"
+        )
+    if safety := results.get("safety"):
+        step = safety["step"]
+        table.add_row(
+            "safety step",
+            f"p50 {step['p50_ms']:.2f}, p99 {step['p99_ms']:.2f}, max {step['max_ms']:.2f} ms",
+            "10 ms tick",
+            f"{safety['ratio']:.2f}",
+        )
+    if bus := results.get("bus"):
+        read = bus["sync_read"]
+        table.add_row(
+            "sync read of six servos, without the wire",
+            f"p50 {read['p50_ms']:.2f}, p99 {read['p99_ms']:.2f} ms",
+            f"its bytes at 1 Mbaud: {bus['wire_ms']:.2f} ms",
+            f"{bus['ratio']:.2f}",
+        )
+    return table
+
+
+def main() -> int:
+    """Run the benchmarks named on the command line."""
+    parser = argparse.ArgumentParser(description="Benchmarks of wallx-ros.")
+    parts = ("model", "safety", "bus", "graph")
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all")
+    parser.add_argument("--out", type=Path, default=Path("out/bench"))
+    options = parser.parse_args()
+    if unknown := set(options.parts) - set(parts):
+        parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(parts)}")
+    console = Console()
+    options.out.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {"machine": {"cpu": platform.processor(), "cores": os.cpu_count()}}
+    for name, measure in (("model", bench_model), ("safety", bench_safety), ("bus", bench_bus)):
+        if not options.parts or name in options.parts:
+            console.print(f"measuring {name} …")
+            results[name] = measure()
+    if not options.parts or "graph" in options.parts:
+        results["graph"] = bench_graph(options.out, console)
+    console.print(table_of(results))
+    path = options.out / "bench.json"
+    path.write_text(json.dumps(results, indent=2) + "\n")
+    console.print(f"wrote {path}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
