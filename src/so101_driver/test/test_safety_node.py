@@ -229,7 +229,12 @@ def test_shadow_publishes_nothing_that_moves(bench: Bench):
 
 def test_emergency_stop_and_lost_joint_states_latch(bench: Bench):
     bench.start(mode="full", arm="auto")
-    bench.state(SafetyStatus.STATE_HOLD)
+
+    def tracking() -> bool:
+        bench.send_chunk(list(bench.position))
+        return bool(bench.statuses) and bench.statuses[-1].state == SafetyStatus.STATE_TRACKING
+
+    bench.wait(tracking, "automatic arming once chunks come")
     bench.estop.publish(Bool(data=True))
     bench.state(SafetyStatus.STATE_ESTOP)
     assert not bench.call(Trigger, "safety/arm").success
