@@ -16,6 +16,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -79,9 +80,62 @@ def bench_model() -> dict[str, Any]:
 
 def bench_safety() -> dict[str, Any]:
     """One tick of the safety core while it tracks chunks, beside the 10 ms it has."""
-    from so101_driver.safety.stream import tracking_run
+    from so101_driver.joints import JOINT_NAMES, data_path
+    from so101_driver.safety import (
+        ActionKind,
+        ArmState,
+        Chunk,
+        DriverReading,
+        DriverState,
+        EventKind,
+        JointReading,
+        Limits,
+        Mode,
+        OperatorEvent,
+        Settings,
+        State,
+        Supervisor,
+    )
 
-    durations_s = tracking_run(seconds=20.0)
+    supervisor = Supervisor(
+        Limits.from_file(data_path("so101_limits.yaml"), "demo"), Settings(mode=Mode.FULL)
+    )
+    home = (0.0, -0.5, 0.6, 0.7, 0.0, 0.2)
+    tick_ns, ros_offset_ns = 10_000_000, 10**18
+    driver = DriverReading(DriverState.ACTIVE, "", (True,) * 6, home, False, 0)
+    positions, durations_s, tracked = home, [], 0
+    for tick in range(1, 6001):
+        now_ns = tick * tick_ns
+        chunks = []
+        if tick % 8 == 0:
+            times_s = now_ns * 1e-9 + 0.04 * np.arange(25)
+            points = np.array(home) + 0.3 * np.sin(1.5 * times_s)[:, None]
+            chunks = [
+                Chunk(
+                    stamp_ns=now_ns + ros_offset_ns,
+                    source="bench",
+                    session=1,
+                    sequence=tick,
+                    joint_names=JOINT_NAMES,
+                    points_rad=points.tolist(),
+                    offsets_ns=tuple(40_000_000 * i for i in range(25)),
+                    image_age_s=0.0,
+                    action_kind=int(ActionKind.GOAL),
+                )
+            ]
+        arm = ArmState(
+            JointReading(positions, now_ns + ros_offset_ns, now_ns),
+            replace(driver, received_ns=now_ns),
+        )
+        events = [OperatorEvent(EventKind.ARM, 1)] if tick == 10 else []
+        begun_s = time.perf_counter()
+        command = supervisor.step(tick, now_ns, now_ns + ros_offset_ns, arm, chunks, events)
+        durations_s.append(time.perf_counter() - begun_s)
+        tracked += command.state is State.TRACKING
+        if command.positions_rad is not None:
+            positions = tuple(command.positions_rad)
+    if tracked < 5000:
+        raise SystemExit(f"the safety core tracked only {tracked} of 6000 ticks")
     p50, p99, most = np.percentile(durations_s, (50, 99, 100)) * 1e3
     return {
         "step": {"p50_ms": float(p50), "p99_ms": float(p99), "max_ms": float(most)},

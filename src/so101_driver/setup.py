@@ -18,9 +18,9 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "driver_node = so101_driver.nodes.driver_node:main",
-            "safety_node = so101_driver.nodes.safety_node:main",
-            "sim_node = so101_driver.nodes.sim_node:main",
+            "driver_node = so101_driver.startup:driver_node",
+            "safety_node = so101_driver.startup:safety_node",
+            "sim_node = so101_driver.startup:sim_node",
         ],
     },
 )

@@ -17,9 +17,9 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
-            "policy_node = wallx_policy.nodes.policy_node:main",
-            "recorder_node = wallx_policy.nodes.recorder_node:main",
-            "trace_node = wallx_policy.nodes.trace_node:main",
+            "policy_node = wallx_policy.startup:policy_node",
+            "recorder_node = wallx_policy.startup:recorder_node",
+            "trace_node = wallx_policy.startup:trace_node",
         ],
         # Other packages plug in policies under the same group; see wallx_policy.backends.
         "wallx_policy.backends": [

@@ -226,6 +226,7 @@ def _measure(
         ActFiles,
         measure_demo,
         render_table,
+        write_figures,
         write_report,
         write_video,
     )
@@ -241,16 +242,21 @@ def _measure(
         )
         for act, arguments in played.items()
     ]
-    with contextlib.closing(Progress(console)) as progress:
+    progress = Progress(console)
 
-        def show(what: str, share: float) -> None:
-            progress.show(f"{what} ({share:.0%})")
+    def show(what: str, share: float) -> None:
+        progress.show(f"{what} ({share:.0%})")
 
+    with contextlib.closing(progress):
         measurement = measure_demo(files, baseline, show)
+        figures = write_figures(measurement, out_dir)
+        # First what everybody waits for: the pictures take some seconds more.
+        console.print(render_table(measurement))
         report = write_report(measurement, out_dir, show)
         video = write_video(measurement, out_dir, show)
-    console.print(render_table(measurement))
-    console.print(f"\nreport: {report}\nvideo:  {video}\nbags:   {out_dir}", markup=False)
+    console.print(
+        f"\nreport: {report}\nvideo:  {video}\nfigures: {figures}\nbags:   {out_dir}", markup=False
+    )
     return 0 if _succeeded(measurement) else 1
 
 

@@ -8,7 +8,7 @@ import av
 import numpy as np
 import pytest
 from so101_driver.errors import UserError
-from wallx_policy.evidence import ActFiles, measure_demo, write_report, write_video
+from wallx_policy.evidence import ActFiles, measure_demo, write_figures, write_report, write_video
 from wallx_policy.evidence.frames import key_moments
 
 
@@ -39,6 +39,9 @@ def test_the_report_holds_every_row_and_picture_of_both_acts(synthetic_bag, tmp_
     assert len(images_of(html)) == 10
     assert html.count("nothing of it is in the bag") == 2
     assert "Not every bar was met" in html
+    assert "<b>expert &lt;1&gt;</b>: cube lifted" in html
+    figures = json.loads(write_figures(demo, tmp_path / "out").read_text())
+    assert figures["model"]["chunk rate"]["bar"] == "≥ 10 Hz"
     assert all(0.0 <= share <= 1.0 for _, share in told)
 
 

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
 
     from wallx_policy.evidence.measurement import DemoMeasurement
 
-__all__ = ["ActFiles", "measure_demo", "render_table", "write_report", "write_video"]
+__all__ = [
+    "ActFiles",
+    "measure_demo",
+    "render_table",
+    "write_figures",
+    "write_report",
+    "write_video",
+]
 
 Progress = Callable[[str, float], None]
 """Called with what is being done and which share of it is done, 0..1."""
@@ -71,6 +78,13 @@ def render_table(measurement: DemoMeasurement) -> Table:
     from wallx_policy.evidence import table
 
     return table.render_table(measurement)
+
+
+def write_figures(measurement: DemoMeasurement, out_dir: Path) -> Path:
+    """Write the table's lines as ``figures.json`` into ``out_dir`` and return its path."""
+    from wallx_policy.evidence import figures
+
+    return figures.write_figures(measurement, out_dir)
 
 
 def write_report(

@@ -16,6 +16,7 @@ from wallx_policy.evidence import ActFiles, Progress, metrics
 from wallx_policy.evidence.bag import Bag, Topic
 from wallx_policy.evidence.metrics import Derivatives, Timing, WireDelay
 from wallx_policy.evidence.rows import (
+    TASK_ROWS,
     Row,
     Verdict,
     camera_rows,
@@ -67,6 +68,11 @@ class ActMeasurement:
     differences: Derivatives | None
     limits: Limits | None
     wire: WireDelay | None
+
+    @property
+    def task_rows(self) -> tuple[Row, ...]:
+        """What became of the task; empty for an act without one."""
+        return tuple(row for row in self.rows if row.name in TASK_ROWS)
 
     def seconds(self, time_ns: NDArray[np.int64] | int) -> NDArray[np.float64]:
         """Return times in seconds since the bag's first message."""

@@ -87,6 +87,13 @@ def _figures(
 
 def _head(measurement: DemoMeasurement) -> str:
     missed = measurement.missed
+    outcomes = "".join(
+        f"<p><b>{escape(act.files.title)}</b>: "
+        + ", ".join(f"{escape(row.name)} {escape(row.measured)}" for row in act.task_rows)
+        + ".</p>"
+        for act in measurement.acts
+        if act.task_rows
+    )
     if missed:
         items = "".join(
             f"<li>{escape(title)} — {escape(row.name)}: {escape(row.measured)}"
@@ -103,7 +110,7 @@ def _head(measurement: DemoMeasurement) -> str:
         "<h1>What the demo did</h1>"
         "<p>Everything here was computed from the recorded bags: publish times, stamps and values "
         "of the messages. Nothing is taken from what nodes say about themselves, but for the state "
-        f"drawn as background and the lines marked (reported).</p>{verdict}"
+        f"drawn as background and the lines marked (reported).</p>{outcomes}{verdict}"
     )
 
 

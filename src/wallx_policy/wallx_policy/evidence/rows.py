@@ -26,6 +26,7 @@ WIRE_DELAY_S = 0.005
 CHUNK_LATENCY_S = 0.150
 LIMIT_TOLERANCE = 1e-6
 CUBE = "red_cube"
+TASK_ROWS = ("cube lifted", "cube in the tray")
 
 
 class Verdict(enum.Enum):

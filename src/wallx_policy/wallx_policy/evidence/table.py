@@ -27,7 +27,8 @@ def render_table(measurement: DemoMeasurement) -> Table:
         table.add_section()
         table.add_row(Text(act.files.title, style="bold"), "", "", "")
         for note in act.notes:
-            table.add_row("", Text(note, style="italic"), "", "")
+            if note != act.files.note:  # which the user has read before the act
+                table.add_row("", Text(note, style="italic"), "", "")
         for row in act.rows:
             verdict = Text(row.verdict.value, style=STYLE[row.verdict])
             table.add_row(f"  {row.name}", Text(row.measured), Text(row.bar), verdict)
