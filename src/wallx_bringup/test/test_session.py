@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from so101_driver.errors import UserError
 from wallx_bringup.arguments import Arguments, resolve
+from wallx_bringup.paths import with_own_python
 from wallx_bringup.session import choose_graph, open_graph, running_graphs, runtime_dir
 
 STAND_IN = f"""#!{sys.executable} -SE
@@ -143,3 +144,12 @@ def _living(prefix: str) -> list[int]:
         if any(prefix in word for word in process.info["cmdline"] or ())
         and process.info["status"] != psutil.STATUS_ZOMBIE
     ]
+
+
+def test_processes_find_the_python_that_runs_the_graph() -> None:
+    """Executables start with `env python3`; a virtual environment need not be activated."""
+    own = str(Path(sys.executable).parent)
+    path = with_own_python({"PATH": "/usr/bin:/bin"})["PATH"]
+    assert path.split(":")[0] == own
+    assert path.endswith("/usr/bin:/bin")
+    assert with_own_python({"PATH": path})["PATH"] == path

@@ -13,6 +13,7 @@ from so101_driver.errors import UserError
 
 from wallx_bringup.arguments import ARGUMENTS, EMPTY, Arguments, as_text, parse_words, resolve
 from wallx_bringup.command_line import find_executable
+from wallx_bringup.paths import with_own_python
 from wallx_bringup.session import (
     RunningGraph,
     choose_graph,
@@ -212,7 +213,7 @@ def _run(options: argparse.Namespace) -> int:
     path = find_executable(options.package, options.executable, os.environ)
     graph = choose_graph(running_graphs(os.environ), options.graph)
     environment = dict(os.environ) if graph is None else graph.environment(os.environ)
-    os.execve(path, [str(path), *options.arguments], environment)
+    os.execve(path, [str(path), *options.arguments], with_own_python(environment))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Where this package's files are, installed or not."""
+"""Where this package's files and its Python are, installed or not."""
 
 from __future__ import annotations
 
@@ -23,3 +23,16 @@ def share_dir(environment: Mapping[str, str]) -> Path:
         if (candidate / "config" / "fastdds_loopback.xml").is_file():
             return candidate
     raise UserError("package wallx_bringup is not installed: run `make build` (or colcon build).")
+
+
+def with_own_python(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` with this Python first on the PATH.
+
+    Installed executables begin with ``#!/usr/bin/env python3``, which would find the system's
+    Python when the virtual environment is not activated.
+    """
+    own = str(Path(sys.executable).parent)
+    path = environment.get("PATH", os.defpath)
+    if path.split(os.pathsep)[0] == own:
+        return dict(environment)
+    return {**environment, "PATH": f"{own}{os.pathsep}{path}"}

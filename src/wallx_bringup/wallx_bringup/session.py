@@ -21,7 +21,7 @@ from wallx_bringup.arguments import Arguments
 from wallx_bringup.command_line import process_of
 from wallx_bringup.domain import isolated_environment, lock_free_domain
 from wallx_bringup.graph import NodeProcess, build_graph
-from wallx_bringup.paths import share_dir
+from wallx_bringup.paths import share_dir, with_own_python
 from wallx_bringup.processes import Process
 from wallx_bringup.runner import Runner
 
@@ -117,7 +117,7 @@ def open_graph(
         run_dir = Path(tempfile.mkdtemp(prefix="run-", dir=runtime_dir(environment)))
         stack.callback(shutil.rmtree, run_dir, ignore_errors=True)
         log_dir.mkdir(parents=True, exist_ok=True)
-        environment = {**environment, "ROS_LOG_DIR": str(log_dir)}
+        environment = {**with_own_python(environment), "ROS_LOG_DIR": str(log_dir)}
         nodes = [
             change(node)
             for node in build_graph(arguments, run_dir, environment, share_dir(environment))
