@@ -17,7 +17,7 @@ from wallx_bringup.arguments import Arguments, Value
 from wallx_bringup.domain import PROFILE_VARIABLES
 from wallx_bringup.processes import OnDeath
 
-POLICY_NICE = 5
+POLICY_NICE = 10
 """Inference must not take the processor from the 100 Hz loops."""
 
 PORT_WAIT_S = 30.0
