@@ -13,17 +13,12 @@ from wallx_bringup.graph import NodeProcess, build_graph
 from wallx_bringup.processes import REFUSED_STATUS, stops_graph
 
 SHARE = Path(__file__).resolve().parents[1]
-GIGABYTE = 2**30
 
 
 @pytest.fixture
 def graph(tmp_path: Path):
-    def build(
-        environment: dict[str, str] | None = None, shm_free_bytes: int = GIGABYTE, **given: str
-    ) -> dict[str, NodeProcess]:
-        nodes = build_graph(
-            resolve(given), tmp_path / "run", environment or {}, SHARE, shm_free_bytes
-        )
+    def build(environment: dict[str, str] | None = None, **given: str) -> dict[str, NodeProcess]:
+        nodes = build_graph(resolve(given), tmp_path / "run", environment or {}, SHARE)
         return {node.name: node for node in nodes}
 
     return build
@@ -107,32 +102,14 @@ def test_camera_topics_are_remapped_with_the_names_below_them(graph, tmp_path) -
 def test_what_the_user_set_in_the_environment_stays(graph) -> None:
     assert ("OMP_NUM_THREADS", "1") in graph()["policy"].environment
     assert "OMP_NUM_THREADS" not in dict(graph({"OMP_NUM_THREADS": "4"})["policy"].environment)
-    mine = {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}
-    assert "FASTRTPS_DEFAULT_PROFILES_FILE" not in dict(graph(mine)["sim"].environment)
 
 
-def test_big_shared_memory_only_for_the_image_publisher_and_only_with_room(graph) -> None:
-    variable = "FASTRTPS_DEFAULT_PROFILES_FILE"
-    with_room = {name for name, node in graph().items() if variable in dict(node.environment)}
-    assert with_room == {"sim"}
-    assert Path(dict(graph()["sim"].environment)[variable]).is_file()
-    docker_default = graph(shm_free_bytes=64 * 2**20)
-    assert variable not in dict(docker_default["sim"].environment)
-
-
-def test_who_publishes_against_a_deadline_does_not_use_shared_memory(graph) -> None:
+def test_no_node_uses_shared_memory_unless_the_user_says_so(graph) -> None:
     """Fast DDS may let `publish` sleep 333 ms when a new process listens by shared memory."""
-    udp = ("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-    assert {n for n, node in graph().items() if udp in node.environment} == {
-        "driver",
-        "safety",
-        "policy",
-    }
-    mine = {"FASTDDS_BUILTIN_TRANSPORTS": "SHM"}
-    assert not any(
-        udp[0] in dict(node.environment) or "PROFILES" in str(node.environment)
-        for node in graph(mine).values()
-    )
+    variable = "FASTDDS_BUILTIN_TRANSPORTS"
+    assert {dict(node.environment)[variable] for node in graph().values()} == {"UDPv4"}
+    for mine in ({variable: "SHM"}, {"FASTRTPS_DEFAULT_PROFILES_FILE": "/mine.xml"}):
+        assert not any(variable in dict(node.environment) for node in graph(mine).values())
 
 
 def test_only_the_slow_nodes_are_niced(graph) -> None:

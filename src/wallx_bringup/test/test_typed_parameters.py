@@ -6,7 +6,6 @@ namespace; both are silent.
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -115,46 +114,3 @@ def test_a_key_without_stars_would_miss_the_node(received, tmp_path: Path) -> No
     mine.write_text("some_node:\n  ros__parameters: {other: 7}\n")
     assert "other" not in received(some_node([], parameter_files=(str(mine),)))
     assert parameter_yaml(some_node(VALUES)).startswith('"/**/some_node":')
-
-
-def test_the_profile_for_big_images_is_valid_and_stays_on_this_machine(tmp_path: Path) -> None:
-    """A node with the profile is heard by one without, under isolated discovery."""
-    import subprocess
-    import sys
-
-    from wallx_bringup.domain import isolated_environment, lock_free_domain
-
-    profile = Path(__file__).resolve().parents[1] / "config" / "fastdds_images.xml"
-    talk = (
-        "import rclpy, time, array\n"
-        "from sensor_msgs.msg import Image\n"
-        "rclpy.init(); n = rclpy.create_node('talker'); p = n.create_publisher(Image, 'image', 2)\n"
-        "m = Image(data=array.array('B', bytes(640 * 480 * 3)))\n"
-        "while True: p.publish(m); time.sleep(0.05)\n"
-    )
-    listen = (
-        "import rclpy, sys\n"
-        "from sensor_msgs.msg import Image\n"
-        "rclpy.init(); n = rclpy.create_node('listener')\n"
-        "s = n.create_subscription(Image, 'image', lambda m: sys.exit(len(m.data) != 921600), 2)\n"
-        "rclpy.spin(n)\n"
-    )
-    with lock_free_domain() as domain:
-        environment = isolated_environment(os.environ, domain.id)
-        with_profile = {
-            **environment,
-            "FASTRTPS_DEFAULT_PROFILES_FILE": str(profile),
-            "FASTDDS_DEFAULT_PROFILES_FILE": str(profile),
-        }
-        talker = subprocess.Popen(
-            [sys.executable, "-c", talk], env=with_profile, stderr=subprocess.PIPE, text=True
-        )
-        try:
-            listener = subprocess.run(
-                [sys.executable, "-c", listen], env=environment, timeout=30, check=False
-            )
-            assert listener.returncode == 0
-        finally:
-            talker.terminate()
-            _, complaints = talker.communicate(timeout=10)
-    assert "XMLPARSER" not in complaints

@@ -24,7 +24,6 @@ PORT_WAIT_S = 30.0
 """How long the driver waits for the simulator to open its pseudo-terminal."""
 
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-_BIG_IMAGES_SHM_BYTES = 64 * 2**20
 _TRANSPORT_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
 _CAMERA_ARGUMENTS = (("face_view", "face_topic"), ("wrist_view", "wrist_topic"))
 
@@ -65,7 +64,6 @@ def build_graph(
     run_dir: Path,
     environment: Mapping[str, str],
     share_dir: Path,
-    shm_free_bytes: int | None = None,
 ) -> tuple[NodeProcess, ...]:
     """Return the nodes that these arguments ask for, in the order in which they start.
 
@@ -74,7 +72,6 @@ def build_graph(
         run_dir: Folder of this run, for the link to the simulator's pseudo-terminal.
         environment: Variables of the user; what they set is not overridden.
         share_dir: Folder with ``config`` and ``rviz`` of this package.
-        shm_free_bytes: Room in /dev/shm; None asks the system.
 
     Raises:
         UserError: Something that the arguments name does not exist.
@@ -84,7 +81,6 @@ def build_graph(
     estop = (("estop", a.estop_topic),) if a.estop_topic != "estop" else ()
     cameras = _camera_remappings(a)
     port = str(run_dir / "arm") if a.sim else a.port
-    prompt = _prompt_environment(environment)
     limits: tuple[tuple[str, Value], ...] = (
         ("limits_file", a.limits_file),
         ("limits_profile", a.limits_profile),
@@ -96,7 +92,6 @@ def build_graph(
         name: str,
         parameters: tuple[tuple[str, Value], ...],
         remappings: tuple[tuple[str, str], ...] = (),
-        extra_environment: tuple[tuple[str, str], ...] = (),
         nice: int = 0,
         on_death: OnDeath = OnDeath.HOLD,
     ) -> NodeProcess:
@@ -108,7 +103,7 @@ def build_graph(
             (("use_sim_time", a.use_sim_time), *parameters),
             (a.params_file,) if a.params_file else (),
             remappings,
-            (*_common_environment(environment), *extra_environment),
+            _common_environment(environment),
             nice,
             on_death,
         )
@@ -121,7 +116,6 @@ def build_graph(
                 "sim_node",
                 "sim",
                 (("port_link", port), ("calibration", a.calibration), ("seed", a.seed)),
-                extra_environment=_image_environment(environment, share_dir, shm_free_bytes),
                 on_death=OnDeath.STOP,
             )
         )
@@ -138,7 +132,6 @@ def build_graph(
                 ("on_exit", a.on_exit),
             ),
             remappings=estop,
-            extra_environment=prompt,
             on_death=OnDeath.STOP,
         ),
         node(
@@ -153,7 +146,6 @@ def build_graph(
                 ("arm", a.arm),
             ),
             remappings=estop,
-            extra_environment=prompt,
         ),
         node(
             "wallx_policy",
@@ -169,7 +161,6 @@ def build_graph(
                 ("success_check", "red_cube_in_tray" if a.sim else ""),
             ),
             remappings=cameras,
-            extra_environment=prompt,
             nice=POLICY_NICE,
         ),
         node("wallx_policy", "trace_node", "trace", (), nice=POLICY_NICE),
@@ -221,38 +212,11 @@ def _camera_remappings(a: Arguments) -> tuple[tuple[str, str], ...]:
 
 def _common_environment(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
     wanted = {"PYTHONUNBUFFERED": "1", **dict.fromkeys(_BLAS_THREADS, "1")}
+    if not any(name in environment for name in PROFILE_VARIABLES):
+        # UDP instead of shared memory: config/fastdds_loopback.xml, where set, tells why. Also the
+        # simulator, whose servos would not answer while it waits in `publish`.
+        wanted[_TRANSPORT_VARIABLE] = "UDPv4"
     return tuple((name, value) for name, value in wanted.items() if name not in environment)
-
-
-def _prompt_environment(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    """Keep `publish` from waiting for listeners: UDP instead of shared memory.
-
-    config/fastdds_loopback.xml tells why; where it is set, nothing more is needed.
-    """
-    if any(name in environment for name in (_TRANSPORT_VARIABLE, *PROFILE_VARIABLES)):
-        return ()
-    return ((_TRANSPORT_VARIABLE, "UDPv4"),)
-
-
-def _image_environment(
-    environment: Mapping[str, str], share_dir: Path, shm_free_bytes: int | None
-) -> tuple[tuple[str, str], ...]:
-    """Give publishers of raw images a shared-memory segment in which a whole image fits.
-
-    With Fast DDS's default segment raw images of 640x480 are lost. Containers often have only
-    64 MB of /dev/shm; there, and where the user has a profile, nothing is changed.
-    """
-    if any(name in environment for name in (_TRANSPORT_VARIABLE, *PROFILE_VARIABLES)):
-        return ()
-    if shm_free_bytes is None:
-        try:
-            shm_free_bytes = shutil.disk_usage("/dev/shm").free
-        except OSError:
-            shm_free_bytes = 0
-    if shm_free_bytes <= _BIG_IMAGES_SHM_BYTES:
-        return ()
-    profile = str(share_dir / "config" / "fastdds_images.xml")
-    return tuple((name, profile) for name in PROFILE_VARIABLES)
 
 
 def _rviz(namespace: str, share_dir: Path, use_sim_time: bool) -> NodeProcess:
