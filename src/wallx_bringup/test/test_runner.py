@@ -22,7 +22,11 @@ from wallx_bringup.runner import Runner
 WAIT_S = 10.0
 READY = "import signal, sys, time; print('ready', flush=True); "
 SLEEP = READY + "time.sleep(60)"
-POLITE = "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); " + SLEEP
+# As our nodes do: the runner starts them with the signal blocked, so that none is lost before.
+POLITE = (
+    "import signal, sys; signal.signal(signal.SIGINT, lambda *_: sys.exit(0)); "
+    "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT, signal.SIGTERM]); " + SLEEP
+)
 STUBBORN = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN); " + SLEEP
 
 
@@ -106,7 +110,7 @@ def test_who_ignores_the_interrupt_is_terminated_then_killed(supervise) -> None:
     s = supervise(
         python("deaf", STUBBORN),
         python("dead", ignores_all),
-        python("polite", POLITE),
+        python("polite", POLITE, defers_signals=True),
         stop_grace_s=0.3,
         kill_grace_s=0.3,
     )
@@ -121,7 +125,10 @@ def test_who_ignores_the_interrupt_is_terminated_then_killed(supervise) -> None:
 
 
 def test_a_killed_policy_leaves_the_others_running(supervise) -> None:
-    s = supervise(python("policy", SLEEP), python("driver", POLITE, on_death=OnDeath.STOP))
+    s = supervise(
+        python("policy", SLEEP),
+        python("driver", POLITE, defers_signals=True, on_death=OnDeath.STOP),
+    )
     s.wait_ready(2)
     os.kill(s.runner.pids["policy"], signal.SIGKILL)
     s.poll_until(lambda: bool(s.runner.failures), "the failure")
@@ -131,7 +138,10 @@ def test_a_killed_policy_leaves_the_others_running(supervise) -> None:
 
 
 def test_a_killed_driver_ends_everything(supervise) -> None:
-    s = supervise(python("policy", POLITE), python("driver", SLEEP, on_death=OnDeath.STOP))
+    s = supervise(
+        python("policy", POLITE, defers_signals=True),
+        python("driver", SLEEP, on_death=OnDeath.STOP),
+    )
     s.wait_ready(2)
     os.kill(s.runner.pids["driver"], signal.SIGKILL)
     s.wait_end()
@@ -141,7 +151,7 @@ def test_a_killed_driver_ends_everything(supervise) -> None:
 def test_a_node_that_refuses_to_start_ends_everything_and_its_sentence_is_kept(supervise) -> None:
     s = supervise(
         python("policy", "import sys; sys.exit('no checkpoint: give one.')"),
-        python("safety", POLITE),
+        python("safety", POLITE, defers_signals=True),
     )
     s.wait_end()
     assert "policy ended (1): no checkpoint: give one." in s.runner.failures
@@ -149,7 +159,7 @@ def test_a_node_that_refuses_to_start_ends_everything_and_its_sentence_is_kept(s
 
 
 def test_a_program_that_ends_well_by_itself_is_no_failure(supervise) -> None:
-    s = supervise(python("rviz", "pass"), python("safety", POLITE))
+    s = supervise(python("rviz", "pass"), python("safety", POLITE, defers_signals=True))
     s.poll_until(lambda: s.runner.pids.keys() == {"safety"}, "the end of rviz")
     assert s.runner.exit_code == 0
     assert not s.runner.stopping
@@ -171,7 +181,9 @@ def test_descendants_of_a_crashed_process_do_not_outlive_it(supervise) -> None:
 
 
 def test_a_program_that_does_not_exist_ends_those_before_it(supervise) -> None:
-    s = supervise(python("safety", POLITE), Process("policy", ("/no/such/program",)))
+    s = supervise(
+        python("safety", POLITE, defers_signals=True), Process("policy", ("/no/such/program",))
+    )
     s.wait_end()
     assert any("policy cannot be started" in failure for failure in s.runner.failures)
 

@@ -34,6 +34,7 @@ def main() -> int:
     stop = threading.Event()
     for signum in (signal.SIGINT, signal.SIGTERM):
         signal.signal(signum, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
     periods_s: list[float] = []
     thread = threading.Thread(target=lambda: periods_s.extend(measure(stop)))
     thread.start()

@@ -72,8 +72,9 @@ def run_demo(out_dir: Path, environment: Mapping[str, str]) -> int:
     arguments = {act: _arguments(act, out_dir, checkpoint) for act in ACTS}
     baseline = out_dir / "bare_thread.json"
     progress = Progress(console)
+    argv = (sys.executable, "-m", "wallx_bringup.baseline", str(baseline))
     bare_thread = Runner(
-        [Process("baseline", (sys.executable, "-m", "wallx_bringup.baseline", str(baseline)))],
+        [Process("baseline", argv, defers_signals=True)],
         out_dir / "log",
         environment,
         lambda _name, line: console.print(line, markup=False),
