@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from std_srvs.srv import SetBool
 from wallx_bringup.arguments import ARGUMENTS
 from wallx_bringup.cli import main
 from wallx_bringup.message_text import fill_message, message_text
 
+SetBool = pytest.importorskip("std_srvs.srv", reason="needs ROS 2").SetBool
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "wallx"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from types import SimpleNamespace
@@ -37,7 +39,8 @@ def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
         node.create_publisher(String, "status", latched).publish(String(data="no"))
         best_effort = node.create_publisher(String, "fast", fast)
         node.create_timer(0.05, lambda: best_effort.publish(String(data="tick")))
-        node.create_subscription(String, "instruction", lambda m: heard.put(m.data), 10)
+        for qos in (10, latched):  # as the policy listens
+            node.create_subscription(String, "instruction", lambda m: heard.put(m.data), qos)
 
         def on_arm(_request, response):
             response.success, response.message = False, "joint states are stale"
@@ -74,10 +77,24 @@ def test_call_shows_the_answer_and_its_status_tells_of_a_refusal(peer, capsys) -
     assert capsys.readouterr().out == "{success: false, message: joint states are stale}\n"
 
 
-def test_pub_reaches_a_reader_before_it_ends(peer) -> None:
+def test_pub_reaches_every_reader_before_it_ends(peer) -> None:
     assert main(["pub", "instruction", "data:=12"]) == 0
-    assert peer.heard.get(timeout=10) == "12"
+    assert [peer.heard.get(timeout=10) for _ in range(2)] == ["12", "12"]
     assert peer.heard.empty()
+
+
+def test_output_into_a_closed_pipe_ends_quietly(peer) -> None:
+    """`wallx echo … | head` must not end with a traceback."""
+    wallx = subprocess.Popen(
+        [sys.executable, "-m", "wallx_bringup.cli", "echo", "fast"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wallx.stdout.readline()
+    wallx.stdout.close()
+    assert wallx.wait(timeout=20) == 0
+    assert "Traceback" not in wallx.stderr.read()
 
 
 def test_what_is_not_there_is_named(peer, monkeypatch, capsys) -> None:

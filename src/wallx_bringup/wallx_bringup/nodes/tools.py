@@ -12,14 +12,19 @@ import rclpy
 from rclpy.duration import Duration
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from so101_driver.errors import UserError
+from so101_driver.nodes.node_base import latched
 
 import wallx_msgs.msg
 from wallx_bringup.message_text import fill_message, message_text
 
 DISCOVERY_S = 5.0
 """Discovery takes 0.1 s or 2.5 s, at random."""
+
+SETTLED_S = 0.5
+"""No further reader has turned up for so long: there is none."""
 
 
 @contextlib.contextmanager
@@ -130,12 +135,32 @@ def publish(node: Node, topic: str, given: Mapping[str, str]) -> str:
     message_type = _load_type(readers[0].topic_type)
     message = message_type()
     fill_message(message, given, (wallx_msgs.msg.SafetyStatus,))
-    publisher = node.create_publisher(message_type, name, 10)
-    if not _wait_for(node, publisher.get_subscription_count):
-        raise UserError(f"whoever reads {name} cannot hear a reliable, volatile publisher.")
+    # Transient local, so that readers that ask for it are reached as well as the others.
+    publisher = node.create_publisher(message_type, name, latched())
+    if not _wait_for_all_readers(node, publisher, name):
+        raise UserError(f"whoever reads {name} cannot hear a reliable publisher.")
     publisher.publish(message)
     publisher.wait_for_all_acked(Duration(seconds=DISCOVERY_S))
     return message_text(message)
+
+
+def _wait_for_all_readers(node: Node, publisher: Publisher, name: str) -> bool:
+    """Wait until every reader is matched and no further one turns up; whether there is any.
+
+    Readers of one topic are discovered one after the other: whoever publishes once and leaves
+    would otherwise reach only the first.
+    """
+    start_s = changed_s = time.monotonic()
+    matched = 0
+    while time.monotonic() - start_s < DISCOVERY_S:
+        rclpy.spin_once(node, timeout_sec=0.05)
+        before, matched = matched, publisher.get_subscription_count()
+        if matched != before:
+            changed_s = time.monotonic()
+        known = len(node.get_subscriptions_info_by_topic(name))
+        if 0 < known <= matched and time.monotonic() - changed_s > SETTLED_S:
+            break
+    return matched > 0
 
 
 def _wait_for(node: Node, find: Callable[[], Any]) -> Any:
