@@ -27,6 +27,7 @@ from so101_driver.errors import UserError
 from so101_driver.estop_latch import SafetyPhase
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
 from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
+from so101_driver.nodes.polled import PolledSubscription
 from so101_driver.readings import Reading
 from so101_driver.safety.limits import effective_limits
 from wallx_msgs.msg import DriverStatus, NamedCount, SafetyStatus
@@ -71,7 +72,8 @@ class DriverNode(NodeBase):
         self._status = self.create_publisher(DriverStatus, "driver/status", latched())
         self._commands_topic = self.resolve_topic_name("joint_commands")
         self.create_subscription(JointState, "joint_commands", self._on_command, best_effort(1))
-        self.create_subscription(SafetyStatus, "safety/status", self._on_safety, latched())
+        # Taken by the servo thread: it comes together with a command, which must not wait for it.
+        self._safety = PolledSubscription(self, SafetyStatus, "safety/status", latched())
         self.subscribe_any_durability(Bool, "estop", self._on_estop, self._deaf_topics.add)
         self.create_service(Trigger, "driver/release", self._on_release)
         self.create_service(SetBool, "driver/set_torque", self._on_set_torque)
@@ -162,6 +164,9 @@ class DriverNode(NodeBase):
 
     def _on_cycle(self, sample: JointSample | None) -> None:
         arm = self._arm
+        status = self._safety.newest()
+        if status is not None:
+            self._on_safety(status)
         if sample is not None:
             self._publish_joint_states(sample)
         self._cycles += 1
