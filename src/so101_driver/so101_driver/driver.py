@@ -194,7 +194,8 @@ class DriverCore:
         if self.torque is not TorquePhase.ON:
             return Refusal.TORQUE
         distance = float(np.max(np.abs(np.array(command.position_rad) - self._goal_rad)))
-        if distance > self._config.desync_rad:
+        # Written so that an unknown goal (NaN) counts as far away.
+        if not distance <= self._config.desync_rad:
             self._needs_resync = True
         elif distance <= self._config.resync_rad:
             self._needs_resync = False

@@ -310,6 +310,14 @@ def test_a_far_command_holds_until_commands_start_from_the_goal(bench):
     assert bench.snapshot().state is DriverState.ACTIVE
 
 
+def test_an_unknown_goal_counts_as_far_away(bench):
+    """NaN compares false with everything: no comparison may let it pass."""
+    command = bench.goal_rad.copy()
+    bench.core._goal_rad = np.full(6, np.nan)
+    assert bench.stream(command, 3) == {Refusal.DESYNC}
+    assert not moved(bench)
+
+
 def test_positions_are_clamped(bench):
     position = bench.goal_rad.copy()
     while position[0] < 1.7:
