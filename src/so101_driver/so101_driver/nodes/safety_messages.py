@@ -57,6 +57,7 @@ def driver_reading(message: DriverStatus, received_ns: int) -> DriverReading:
         goal_rad=tuple(message.goal_position),
         desync=message.reason.startswith(DESYNC_REASON),
         received_ns=received_ns,
+        voltage_v=tuple(message.voltage_v),
     )
 
 
@@ -73,6 +74,8 @@ def chunk(message: ActionChunk) -> Chunk:
         offsets_ns=tuple(stamp_ns(point.time_from_start) for point in points),
         image_age_s=message.image_age_s,
         action_kind=message.action_kind,
+        committed_steps=message.committed_steps,
+        observation_to_publish_s=message.observation_to_publish_s,
     )
 
 
@@ -119,6 +122,15 @@ def status_message(status: Status, periods_ns: Sequence[int], time_ns: int) -> S
         loop_period_p99_s=quantiles_s[1],
         loop_period_max_s=quantiles_s[2],
         missed_ticks=int(status.missed_ticks),
+        reason_code=status.reason_code,
+        following_error=[float(error) for error in status.following_error_rad],
+        path_rate=float(status.path_rate),
+        clearance_m=float(status.clearance_m),
+        clearance_name=status.clearance_name,
+        servo_part=status.servo_part,
+        shadow_s=float(status.mode_s.get(Mode.SHADOW, 0.0)),
+        scaled_s=float(status.mode_s.get(Mode.SCALED, 0.0)),
+        full_s=float(status.mode_s.get(Mode.FULL, 0.0)),
     )
     message.header.stamp = stamp_message(time_ns)
     return message

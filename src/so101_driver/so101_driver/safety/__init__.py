@@ -6,6 +6,7 @@ from so101_driver.safety.supervisor import Supervisor
 from so101_driver.safety.types import (
     ActionKind,
     ArmState,
+    Blend,
     Chunk,
     Command,
     DriverReading,
@@ -24,6 +25,7 @@ from so101_driver.safety.types import (
 __all__ = [
     "ActionKind",
     "ArmState",
+    "Blend",
     "Chunk",
     "Command",
     "DriverReading",

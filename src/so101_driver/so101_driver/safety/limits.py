@@ -21,9 +21,36 @@ Array = NDArray[np.float64]
 SMALLEST_RANGE_RAD = 0.05
 """A joint that the combined limits leave less than this cannot be used: some limit is wrong."""
 
-_TOP_KEYS = ("position_rad", "recoverable_violation_rad", "profiles", "parking")
-_PROFILE_KEYS = ("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3")
-_POSE_KEYS = ("via_rad", "rest_rad")
+_TOP_KEYS = (
+    "position_rad",
+    "recoverable_violation_rad",
+    "servos",
+    "profiles",
+    "following_error_rad",
+    "parking",
+)
+_SERVO_KEYS = ("supply_v", "velocity_rad_s")
+_MOTION_KEYS = ("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3")
+_PROFILE_KEYS = (*_MOTION_KEYS, "tip_speed_m_s")
+_FOLLOWING_KEYS = ("slow", "stop")
+_POSE_KEYS = ("via_rad", "rest_rad", "ready_rad")
+
+
+@dataclass(frozen=True, slots=True)
+class ServoPart:
+    """A servo that the arm may be built from, told apart by its supply.
+
+    Attributes:
+        name: For messages.
+        lowest_v: Smallest supply voltage at which it is taken to be fitted.
+        highest_v: Largest.
+        velocity_rad_s: What it reaches under the arm's load.
+    """
+
+    name: str
+    lowest_v: float
+    highest_v: float
+    velocity_rad_s: float
 
 
 class CalibratedRange(Protocol):
@@ -46,9 +73,15 @@ class Limits:
         velocity_rad_s: Largest speed.
         acceleration_rad_s2: Largest acceleration.
         jerk_rad_s3: Largest jerk.
+        tip_speed_m_s: Largest speed of the tip; infinite where the file gives none.
+        following_slow_rad: How far a joint may hang behind before the chunk is followed more
+            slowly; NaN for a joint that may hang behind as far as it likes (a gripper that grips).
+        following_stop_rad: How far before it counts as blocked.
         recoverable_violation_rad: How far outside its position limits a joint may stand when armed.
         via_rad: First pose of parking; NaN keeps a joint where it is.
         rest_rad: Last pose of parking; NaN keeps a joint where it is.
+        ready_rad: Pose to which safety/return goes; NaN keeps a joint where it is.
+        servos: Parts that the arm may be built from; empty where the supply does not matter.
         source: Where the numbers came from, for messages.
     """
 
@@ -58,9 +91,14 @@ class Limits:
     velocity_rad_s: Array
     acceleration_rad_s2: Array
     jerk_rad_s3: Array
+    tip_speed_m_s: float
+    following_slow_rad: Array
+    following_stop_rad: Array
     recoverable_violation_rad: float
     via_rad: Array
     rest_rad: Array
+    ready_rad: Array
+    servos: tuple[ServoPart, ...]
     source: str
 
     @classmethod
@@ -103,11 +141,29 @@ class Limits:
         motion = _mapping(profiles[profile], _PROFILE_KEYS, f"profiles: {profile}", source)
         velocity, acceleration, jerk = (
             _per_joint(motion[key], names, f"profiles: {profile}: {key}", source)
-            for key in _PROFILE_KEYS
+            for key in _MOTION_KEYS
         )
+        tip_speed = motion["tip_speed_m_s"]
+        if tip_speed is None:
+            tip_speed = math.inf
+        else:
+            tip_speed = _positive(tip_speed, f"profiles: {profile}: tip_speed_m_s", source)
+        following = _mapping(
+            top["following_error_rad"], _FOLLOWING_KEYS, "following_error_rad", source
+        )
+        slow, stop = (
+            _per_joint(following[key], names, f"following_error_rad: {key}", source, optional=True)
+            for key in _FOLLOWING_KEYS
+        )
+        for name, begins, ends in zip(names, slow.tolist(), stop.tolist(), strict=True):
+            if math.isnan(begins) != math.isnan(ends) or begins >= ends:
+                raise UserError(
+                    f"following_error_rad in {source}: {name} needs slow below stop, or null for "
+                    "both."
+                )
         poses = _mapping(top["parking"], _POSE_KEYS, "parking", source)
-        via, rest = (
-            _per_joint(poses[key], names, f"parking: {key}", source, pose=True)
+        via, rest, ready = (
+            _per_joint(poses[key], names, f"parking: {key}", source, optional=True, signed=True)
             for key in _POSE_KEYS
         )
         violation = _number(
@@ -120,12 +176,17 @@ class Limits:
             velocity_rad_s=velocity,
             acceleration_rad_s2=acceleration,
             jerk_rad_s3=jerk,
+            tip_speed_m_s=tip_speed,
+            following_slow_rad=slow,
+            following_stop_rad=stop,
             recoverable_violation_rad=violation,
             via_rad=via,
             rest_rad=rest,
+            ready_rad=ready,
+            servos=_servos(top["servos"], source),
             source=f"{source} ({profile})",
         )
-        for pose, key in ((via, "via_rad"), (rest, "rest_rad")):
+        for pose, key in zip((via, rest, ready), _POSE_KEYS, strict=True):
             for index, name in enumerate(names):
                 if pose[index] < limits.lower_rad[index] or pose[index] > limits.upper_rad[index]:
                     raise UserError(
@@ -171,7 +232,37 @@ class Limits:
             # One arm's stops may be closer than the file's: park as near as they allow.
             via_rad=np.clip(self.via_rad, lower, upper),
             rest_rad=np.clip(self.rest_rad, lower, upper),
+            ready_rad=np.clip(self.ready_rad, lower, upper),
         )
+
+    def servo_part(self, supply_v: float) -> ServoPart | None:
+        """The part that a supply voltage tells; the slowest one while it is unknown (NaN).
+
+        Returns None where the supply does not matter.
+
+        Raises:
+            UserError: No part of the limits file runs on this voltage.
+        """
+        if not self.servos:
+            return None
+        if math.isnan(supply_v):
+            return min(self.servos, key=lambda part: part.velocity_rad_s)
+        for part in self.servos:
+            if part.lowest_v <= supply_v < part.highest_v:
+                return part
+        ranges = " or ".join(
+            f"{part.lowest_v:g} to {part.highest_v:g} V ({part.name})" for part in self.servos
+        )
+        raise UserError(
+            f"the servos' supply is {supply_v:.1f} V instead of {ranges}: check the power supply, "
+            f"or servos in {self.source}"
+        )
+
+    def for_part(self, part: ServoPart | None) -> Limits:
+        """Narrow the speeds to what a servo part reaches."""
+        if part is None:
+            return self
+        return replace(self, velocity_rad_s=np.minimum(self.velocity_rad_s, part.velocity_rad_s))
 
 
 def effective_limits(
@@ -228,19 +319,45 @@ def _range(value: Any, where: str, source: str) -> tuple[float, float]:
     return low, high
 
 
+def _positive(value: Any, where: str, source: str) -> float:
+    number = _number(value, where, source)
+    if number <= 0.0:
+        raise UserError(f"{where} in {source} must be positive, not {value!r}.")
+    return number
+
+
 def _per_joint(
-    value: Any, names: tuple[str, ...], where: str, source: str, pose: bool = False
+    value: Any,
+    names: tuple[str, ...],
+    where: str,
+    source: str,
+    *,
+    optional: bool = False,
+    signed: bool = False,
 ) -> Array:
-    """One number per joint; positive, or any position (null is NaN) for a pose."""
+    """One number per joint: positive unless ``signed``; if ``optional``, null is NaN."""
     entries = _mapping(value, names, where, source)
+    read = _number if signed else _positive
     numbers = []
     for name in names:
-        entry = entries[name]
-        if pose and entry is None:
+        if optional and entries[name] is None:
             numbers.append(math.nan)
-            continue
-        number = _number(entry, f"{where}: {name}", source)
-        if not pose and number <= 0.0:
-            raise UserError(f"{where}: {name} in {source} must be positive, not {entry!r}.")
-        numbers.append(number)
+        else:
+            numbers.append(read(entries[name], f"{where}: {name}", source))
     return np.array(numbers)
+
+
+def _servos(value: Any, source: str) -> tuple[ServoPart, ...]:
+    """The parts of the section ``servos``; null where the supply does not matter."""
+    if value is None:
+        return ()
+    if not isinstance(value, dict) or not value:
+        raise UserError(f"servos in {source} must list parts by name, or be null.")
+    parts = []
+    for name, entry in value.items():
+        where = f"servos: {name}"
+        part = _mapping(entry, _SERVO_KEYS, where, source)
+        low, high = _range(part["supply_v"], f"{where}: supply_v", source)
+        velocity = _positive(part["velocity_rad_s"], f"{where}: velocity_rad_s", source)
+        parts.append(ServoPart(str(name), low, high, velocity))
+    return tuple(parts)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from so101_driver.safety.types import Mode
+from so101_driver.safety.types import Blend, Mode
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +27,16 @@ class Settings:
             are executed early.
         scaled_radius_rad: How far a joint goes from the arming pose in SCALED mode.
         scaled_gripper: Whether the gripper moves in SCALED mode.
+        blend: How overlapping chunks are combined; chunks with committed steps always keep them.
+        join_s: Time over which a newer chunk takes over from the one before.
+        ensemble_decay_per_s: For ENSEMBLE, how fast the weight of a chunk falls with its age.
+        half_share: For HALF, share of a chunk that is executed before the next is taken.
+        servo_dead_time_s: Time before a servo begins to follow a command.
+        servo_lag_s: Time constant with which it follows then.
+        watch_following: Watch how far joints hang behind, as the limits file allows.
+        skew_warning_s: Difference between the policy's clock and this one that is reported.
+        needs_driver: Arm and move only with a driver that reports; False for arms whose controller
+            does not, which are then armed where they are measured.
     """
 
     period_s: float = 0.01
@@ -42,3 +52,12 @@ class Settings:
     state_lookahead_s: float = 0.115
     scaled_radius_rad: float = 0.5
     scaled_gripper: bool = False
+    blend: Blend = Blend.LATEST
+    join_s: float = 0.1
+    ensemble_decay_per_s: float = 1.0
+    half_share: float = 0.5
+    servo_dead_time_s: float = 0.085
+    servo_lag_s: float = 0.03
+    watch_following: bool = True
+    skew_warning_s: float = 0.01
+    needs_driver: bool = True

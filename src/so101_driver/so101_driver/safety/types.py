@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, IntEnum, IntFlag
 
 import numpy as np
@@ -39,10 +40,14 @@ class Limit(IntFlag):
     VELOCITY = 2
     ACCELERATION = 4
     JERK = 8
+    WORKSPACE = 16
+    TABLE = 32
+    SELF_COLLISION = 64
     STALE_CHUNK = 128
     STALE_STATE = 256
     BAD_CHUNK = 512
     OTHER_SOURCE = 1024
+    JOINT_BLOCKED = 2048
     TRACKING_MARGIN = 4096
     DESYNC = 8192
     CLOCK = 16384
@@ -54,6 +59,14 @@ class ActionKind(IntEnum):
     UNKNOWN = 0
     GOAL = 1
     STATE = 2
+
+
+class Blend(Enum):
+    """How overlapping chunks become one reference."""
+
+    LATEST = "latest"
+    ENSEMBLE = "ensemble"
+    HALF = "half"
 
 
 class DriverState(IntEnum):
@@ -92,6 +105,7 @@ class DriverReading:
         torque_on: One per joint.
         goal_rad: Goal register of each joint; NaN while unknown.
         desync: Whether it holds because a command was too far from its goal.
+        voltage_v: Supply voltage at each servo; NaN while unknown.
         received_ns: Steady time of its arrival.
     """
 
@@ -101,6 +115,7 @@ class DriverReading:
     goal_rad: tuple[float, ...]
     desync: bool
     received_ns: int
+    voltage_v: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +148,9 @@ class Chunk:
         offsets_ns: time_from_start of each point.
         image_age_s: Point i is due at stamp + image_age_s + offset i.
         action_kind: Value of ActionChunk.action_kind.
+        committed_steps: Leading points that the policy has promised not to change.
+        observation_to_publish_s: Age of the observation when the chunk was sent, by the sender's
+            clock; NaN where it is not known.
     """
 
     stamp_ns: int
@@ -144,6 +162,8 @@ class Chunk:
     offsets_ns: tuple[int, ...]
     image_age_s: float
     action_kind: int
+    committed_steps: int = 0
+    observation_to_publish_s: float = math.nan
 
 
 class EventKind(Enum):
@@ -154,6 +174,7 @@ class EventKind(Enum):
     ESTOP = "estop"
     RESET = "reset"
     PARK = "park"
+    RETURN = "return"
     SET_MODE = "set_mode"
     SELECT_SOURCE = "select_source"
     DEADMAN = "deadman"
@@ -227,7 +248,10 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What SafetyStatus tells, loop timing apart; NaN where nothing is known yet."""
+    """What SafetyStatus tells, loop timing apart; NaN where nothing is known yet.
+
+    ``mode_s`` is the time spent following chunks in each mode.
+    """
 
     state: State
     mode: Mode
@@ -240,3 +264,10 @@ class Status:
     clock_skew_s: float
     intent_clipped: float
     missed_ticks: int
+    reason_code: str = ""
+    following_error_rad: tuple[float, ...] = ()
+    path_rate: float = 1.0
+    clearance_m: float = math.nan
+    clearance_name: str = ""
+    servo_part: str = ""
+    mode_s: Mapping[Mode, float] = field(default_factory=dict)
