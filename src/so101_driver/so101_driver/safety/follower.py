@@ -32,9 +32,9 @@ class Follower:
         self._time_s = time_s
         self.before, self.now, self.next = (path.at(time_s + k * period_s) for k in (-2, -1, 0))
 
-    def advance(self) -> None:
-        """Go on by exactly one tick."""
-        self._time_s += self._period_s
+    def advance(self, rate: float = 1.0) -> None:
+        """Go on by exactly one tick, which is ``rate`` periods of the path's own time."""
+        self._time_s += rate * self._period_s
         self.before, self.now = self.now, self.next
         self.next = self._path.at(self._time_s)
 
@@ -42,6 +42,13 @@ class Follower:
     def ended(self) -> bool:
         """Whether the path is at rest from now on."""
         return self._time_s - 2.0 * self._period_s >= self._path.duration_s
+
+
+class Steps(Protocol):
+    """A reference that makes a step from ``now`` to ``next``."""
+
+    now: Array
+    next: Array
 
 
 class ScaledReference:
@@ -62,7 +69,7 @@ class ScaledReference:
         self.before = self.now = position_rad - velocity_rad_s * period_s
         self.next = position_rad
 
-    def advance(self, follower: Follower) -> None:
+    def advance(self, follower: Steps) -> None:
         """Go on by the scaled step that a reference makes to its ``next``."""
         step = self._scale * (follower.next - follower.now)
         self.before, self.now = self.now, self.next

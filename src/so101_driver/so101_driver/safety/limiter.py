@@ -2,8 +2,8 @@
 
 The commanded state is a position and its finite differences. Each tick a tracking law proposes the
 next acceleration, the limits trim it, and the result is taken only if the brake from there is
-legal. Otherwise the brake that was verified last executes its next sample. Joints are independent
-here, so each joint falls back alone.
+legal. Otherwise the brake that was verified last executes its next sample: of one joint when its
+own limits are the reason, of all joints when the geometry or the tip's speed is.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import numpy as np
 
 from so101_driver.safety.brake import REST_VELOCITY_RAD_S, BrakePath, BrakePlanner
 from so101_driver.safety.limits import Limits
+from so101_driver.safety.shaping import Guarded, Shaper
 from so101_driver.safety.types import Array, Limit
 
 POSITION_GAIN_PER_S = 8.0
@@ -56,8 +57,11 @@ class Limiter:
         acceleration_rad_s2: The finite difference of that.
     """
 
-    def __init__(self, limits: Limits, period_s: float) -> None:
+    def __init__(self, limits: Limits, period_s: float, geometry: Guarded | None = None) -> None:
         self._period_s = period_s
+        self._geometry = geometry
+        self._tip_speed = limits.tip_speed_m_s
+        self._shaper = None if geometry is None else Shaper(geometry, limits)
         self._velocity = limits.velocity_rad_s
         self._acceleration = limits.acceleration_rad_s2
         self._step = limits.jerk_rad_s3 * period_s
@@ -121,7 +125,15 @@ class Limiter:
         proposal = np.where(target_v > highest, -high_slope * v, proposal)
         proposal = np.where(target_v < lowest, -low_slope * v, proposal)
         bounded_v = np.minimum(np.maximum(target_v, lowest), highest)
-        proposal += _closing_rate(bounded_v - v, VELOCITY_GAIN_PER_S, self._ramp)[0]
+        acted, shaped_v = Limit(0), bounded_v
+        if self._shaper is not None:
+            shaped = self._shaper.shape(p, v, bounded_v, proposal)
+            acted, shaped_v, proposal = (
+                shaped.acted,
+                shaped.velocity_rad_s,
+                shaped.acceleration_rad_s2,
+            )
+        proposal = proposal + _closing_rate(shaped_v - v, VELOCITY_GAIN_PER_S, self._ramp)[0]
 
         slowest, fastest = a - self._step, a + self._step
         least = self._velocity_bound(self._velocity + v)
@@ -143,7 +155,6 @@ class Limiter:
         stops = np.abs(path.velocities_rad_s[-1]) <= REST_VELOCITY_RAD_S
         taken = inside & slow & stops & (np.abs(next_v) <= self._velocity + _TOLERANCE)
 
-        acted = Limit(0)
         beyond = (now_rad != now) | (target_v > highest) | (target_v < lowest)
         if beyond.any() or not inside.all():
             acted |= Limit.POSITION
@@ -153,23 +164,45 @@ class Limiter:
             acted |= Limit.ACCELERATION
         if ((proposal > fastest) | (proposal < slowest)).any():
             acted |= Limit.JERK
-        limited = beyond | (chosen != proposal) | ~taken
-
-        if taken.all():
+        if not taken.all():
+            stored, path = self._brake, path.merged(taken, self._brake.shifted())
+            next_p = np.where(taken, next_p, stored.positions_rad[0])
+            next_v = np.where(taken, next_v, stored.velocities_rad_s[0])
+            chosen = np.where(taken, chosen, stored.accelerations_rad_s2[0])
+        violated = self._violated(next_p, path)
+        if violated:
+            acted |= violated
+            taken = np.zeros_like(taken)
+            self.brake()
+        else:
             self.position_rad, self.velocity_rad_s, self.acceleration_rad_s2 = (
                 next_p,
                 next_v,
                 chosen,
             )
             self._brake = path
-        else:
-            stored, rest = self._brake, self._brake.shifted()
-            self.position_rad = np.where(taken, next_p, stored.positions_rad[0])
-            self.velocity_rad_s = np.where(taken, next_v, stored.velocities_rad_s[0])
-            self.acceleration_rad_s2 = np.where(taken, chosen, stored.accelerations_rad_s2[0])
-            self._brake = path.merged(taken, rest)
+        limited = beyond | (shaped_v != bounded_v) | (chosen != proposal) | ~taken
         removed = np.minimum(np.abs(wanted_v - self.velocity_rad_s), np.abs(wanted_v))
         return TrackingStep(acted, float(np.abs(wanted_v).sum()), float(removed[limited].sum()))
+
+    def _violated(self, next_rad: Array, path: BrakePath) -> Limit:
+        """Limits of the geometry that the next command or the brake from there would violate.
+
+        A constraint that is violated already may only become less so.
+        """
+        if self._geometry is None:
+            return Limit(0)
+        rows = np.vstack((self.position_rad, next_rad, path.positions_rad))
+        clearances = self._geometry.clearances(rows)
+        worse = clearances[1:] < np.minimum(clearances[:-1], 0.0) - _TOLERANCE
+        violated = Limit(0)
+        for index in np.flatnonzero(worse.any(axis=0)):
+            violated |= self._geometry.limits[index]
+        tips = self._geometry.tip_positions(rows)
+        steps = np.sqrt(np.square(np.diff(tips, axis=0)).sum(axis=1))
+        if steps.max() > self._tip_speed * self._period_s + _TOLERANCE:
+            violated |= Limit.VELOCITY
+        return violated
 
     def _take(self, path: BrakePath, rest: BrakePath) -> None:
         self.position_rad = path.positions_rad[0]

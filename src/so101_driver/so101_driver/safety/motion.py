@@ -1,36 +1,51 @@
-"""What the commanded state does in one tick: brake, follow a chunk, or park."""
+"""What the commanded state does in one tick: brake, follow chunks, or follow a planned path."""
 
 from __future__ import annotations
 
+import math
 from collections import deque
+from typing import Protocol
 
 import numpy as np
 
+from so101_driver.safety.blending import Blender
 from so101_driver.safety.chunk_gate import AcceptedChunk
-from so101_driver.safety.follower import Follower, ScaledReference
+from so101_driver.safety.follower import Follower, Path, ScaledReference
 from so101_driver.safety.limiter import Limiter
-from so101_driver.safety.limits import Limits
-from so101_driver.safety.parking import ParkingPath
-from so101_driver.safety.reference import ChunkPath
+from so101_driver.safety.limits import Limits, ServoPart
+from so101_driver.safety.readiness import start_problem
 from so101_driver.safety.settings import Settings
+from so101_driver.safety.shaping import Guarded
 from so101_driver.safety.types import Array, Limit
 
 CLIPPED_WINDOW_S = 1.0
-PARKED_RAD = 0.002
+PATH_END_RAD = 0.002
+"""A planned path has been followed when the command is this close to its end."""
+
 GRIPPER_NAME = "gripper"
+
+
+class Reference(Protocol):
+    """Wanted positions of three successive ticks."""
+
+    before: Array
+    now: Array
+    next: Array
 
 
 class Motion:
     """The limiter and the path it follows; exactly one of the verbs is called per tick."""
 
-    def __init__(self, limits: Limits, settings: Settings) -> None:
+    def __init__(self, limits: Limits, settings: Settings, geometry: Guarded | None = None) -> None:
         self._limits = limits
         self._settings = settings
-        self._limiter = Limiter(limits, settings.period_s)
+        self._geometry = geometry
+        self._limiter = Limiter(limits, settings.period_s, geometry)
         self._lower, self._upper = limits.lower_rad, limits.upper_rad
         self._scale: Array | None = None
-        self._follower: Follower | None = None
+        self._blender = Blender(limits, settings)
         self._scaled: ScaledReference | None = None
+        self._planned: Follower | None = None
         window = max(round(CLIPPED_WINDOW_S / settings.period_s), 1)
         self._wanted: deque[float] = deque(maxlen=window)
         self._removed: deque[float] = deque(maxlen=window)
@@ -56,8 +71,35 @@ class Motion:
         wanted = sum(self._wanted)
         return min(sum(self._removed) / wanted, 1.0) if wanted > 0.0 else 0.0
 
-    def start(self, position_rad: Array, scale: float | None) -> None:
-        """Begin a new armed segment at rest; see ``rescale``."""
+    def start_problem(self, position_rad: Array) -> str:
+        """Why the arm cannot be armed in a pose, or ""."""
+        problem = start_problem(position_rad, self._limits)
+        if problem or self._geometry is None:
+            return problem
+        clearances = self._geometry.clearances(position_rad[None])[0]
+        worst = int(np.argmin(clearances))
+        # Written so that NaN is refused too.
+        if not clearances[worst] >= -self._geometry.recoverable_m:
+            return (
+                f"{self._geometry.names[worst]} is {-1e3 * clearances[worst]:.0f} mm too close; "
+                f"only {1e3 * self._geometry.recoverable_m:.0f} can be recovered: move the arm by "
+                "hand or check the geometry file"
+            )
+        return ""
+
+    def clearance(self) -> tuple[float, str]:
+        """Smallest clearance of the commanded pose in metres, and of what; NaN without geometry."""
+        if self._geometry is None:
+            return math.nan, ""
+        clearances = self._geometry.clearances(self.position_rad[None])[0]
+        least = int(np.argmin(clearances))
+        return float(clearances[least]), self._geometry.names[least]
+
+    def start(self, position_rad: Array, scale: float | None, part: ServoPart | None) -> None:
+        """Begin a new armed segment at rest, with the speeds of a servo part; see ``rescale``."""
+        self._limiter = Limiter(
+            self._limits.for_part(part), self._settings.period_s, self._geometry
+        )
         self._limiter.start(position_rad, self._limits.lower_rad, self._limits.upper_rad)
         self._wanted.clear()
         self._removed.clear()
@@ -86,15 +128,7 @@ class Motion:
 
     def follow(self, chunk: AcceptedChunk, steady_ns: int) -> None:
         """Take a chunk's path from this tick on."""
-        path = ChunkPath(
-            chunk.points_rad,
-            chunk.step_s,
-            self._settings.fit_tolerance_rad,
-            self._limits.acceleration_rad_s2,
-            self._limits.jerk_rad_s3,
-        )
-        time_s = (steady_ns - chunk.first_due_ns) * 1e-9
-        self._follower = Follower(path, time_s, self._settings.period_s)
+        self._blender.add(chunk, steady_ns)
         if self._scale is not None and self._scaled is None:
             self._scaled = ScaledReference(
                 self.position_rad,
@@ -107,47 +141,52 @@ class Motion:
 
     def forget_path(self) -> None:
         """Follow nothing any more."""
-        self._follower = self._scaled = None
+        self._blender.clear()
+        self._scaled = self._planned = None
 
-    def brake(self) -> Limit:
+    def brake(self) -> None:
         """Go on with the verified brake, which ends in holding."""
         self._limiter.brake()
         self._wanted.append(0.0)
         self._removed.append(0.0)
-        return Limit(0)
 
-    def track(self) -> Limit:
-        """Follow the chunk's path for one tick; returns the limits that acted."""
-        if self._follower is None:
-            return self.brake()
+    def track(self, rate: float = 1.0) -> Limit:
+        """Follow the chunks for one tick, at a share of their speed; returns limits that acted."""
+        if self._blender.empty:
+            self.brake()
+            return Limit(0)
         if self._scaled is None:
-            acted = self._track(self._follower)
+            acted = self._track(self._blender)
         else:
-            self._scaled.advance(self._follower)
+            self._scaled.advance(self._blender)
             acted = self._track(self._scaled)
-        self._follower.advance()
+        self._blender.advance(rate)
         return acted
 
-    def park(self) -> tuple[Limit, bool]:
-        """Brake, then follow the parking path; returns the limits that acted, and True at its end.
+    def plan(self, path: Path) -> None:
+        """Leave the chunks for a planned path from the present pose; only at rest."""
+        self.forget_path()
+        # A planned path leaves the neighbourhood that SCALED mode is confined to.
+        self._limiter.set_bounds(self._limits.lower_rad, self._limits.upper_rad)
+        self._planned = Follower(path, 0.0, self._settings.period_s)
 
-        The path must have been forgotten when parking begins.
-        """
-        follower = self._follower
+    @property
+    def planned(self) -> bool:
+        """Whether a planned path is followed."""
+        return self._planned is not None
+
+    def go(self, rate: float = 1.0) -> tuple[Limit, bool]:
+        """Follow the planned path for one tick; returns limits that acted, and True at its end."""
+        follower = self._planned
         if follower is None:
-            acted = self.brake()
-            if self.at_rest:
-                # Parking leaves the neighbourhood that SCALED mode is confined to.
-                self._limiter.set_bounds(self._limits.lower_rad, self._limits.upper_rad)
-                path = ParkingPath(self.position_rad, self._limits)
-                self._follower = Follower(path, 0.0, self._settings.period_s)
-            return acted, False
+            self.brake()
+            return Limit(0), False
         acted = self._track(follower)
-        follower.advance()
+        follower.advance(rate)
         error_rad = float(np.abs(follower.now - self.position_rad).max())
-        return acted, follower.ended and error_rad <= PARKED_RAD
+        return acted, follower.ended and error_rad <= PATH_END_RAD
 
-    def _track(self, reference: Follower | ScaledReference) -> Limit:
+    def _track(self, reference: Reference) -> Limit:
         step = self._limiter.track(reference.before, reference.now, reference.next)
         self._wanted.append(step.wanted_rad_s)
         self._removed.append(step.removed_rad_s)

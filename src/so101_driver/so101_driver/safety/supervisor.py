@@ -11,8 +11,10 @@ from so101_driver.safety.arm_watch import ArmWatch
 from so101_driver.safety.chunk_gate import AcceptedChunk, ChunkGate, Refusal
 from so101_driver.safety.limits import Limits
 from so101_driver.safety.motion import Motion
-from so101_driver.safety.readiness import driver_problem, start_problem
+from so101_driver.safety.parking import ParkingPath
+from so101_driver.safety.readiness import driver_problem
 from so101_driver.safety.settings import Settings
+from so101_driver.safety.shaping import Guarded
 from so101_driver.safety.types import (
     ArmState,
     Chunk,
@@ -59,11 +61,11 @@ class Supervisor:
     Pure and deterministic: all time is an argument. ``limits`` must already be the effective ones.
     """
 
-    def __init__(self, limits: Limits, settings: Settings) -> None:
+    def __init__(self, limits: Limits, settings: Settings, geometry: Guarded | None = None) -> None:
         self._limits = limits
         self._settings = settings
         self._joints = len(limits.joint_names)
-        self._motion = Motion(limits, settings)
+        self._motion = Motion(limits, settings, geometry)
         self._gate = ChunkGate(limits.joint_names, settings)
         self._watch = ArmWatch(limits.joint_names, settings)
         self._state = State.DISARMED
@@ -173,7 +175,9 @@ class Supervisor:
         if self._state is State.TRACKING:
             self._act(self._motion.track())
         elif self._state is State.PARKING:
-            acted, parked = self._motion.park()
+            if not self._motion.planned and self._motion.at_rest:
+                self._motion.plan(ParkingPath(self._motion.position_rad, self._limits))
+            acted, parked = self._motion.go()
             self._act(acted)
             if parked:
                 self._stop("parked; the servos hold, arm to move again", disarm=True)
@@ -477,12 +481,12 @@ class Supervisor:
             if steady_ns > self._arming_until_ns:
                 self._fail_arming(f"the driver has no torque on after {TORQUE_TIMEOUT_S:g} s")
             return
-        problem = start_problem(start, self._limits)
+        problem = self._motion.start_problem(start)
         if problem:
             self._fail_arming(problem)
             return
         self._gate.restart()
-        self._motion.start(start, self._motion_scale())
+        self._motion.start(start, self._motion_scale(), None)
         self._armed_once = True
         self._armed_ns = steady_ns
         self._driver_holds_ns = None

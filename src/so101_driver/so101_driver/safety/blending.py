@@ -1,0 +1,305 @@
+"""Combines the chunks that are in force into one reference, tick by tick.
+
+Chunks overlap: a policy sends the next one long before the last has ended. The reference is a stack
+of layers, each a path with its own clock, and each newer layer fades in over the one below with a
+C2 weight. So the reference is as smooth across chunks as within them, whatever their rate, and
+chunks that disagree are averaged while they fade. Everything, fading included, advances by the
+given rate: at rate 0 the reference stands still.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from so101_driver.safety.chunk_gate import AcceptedChunk
+from so101_driver.safety.limits import Limits
+from so101_driver.safety.reference import ChunkPath
+from so101_driver.safety.settings import Settings
+from so101_driver.safety.types import Array, Blend
+
+JOIN_SHARE = 0.4
+"""Share of the acceleration and jerk limits that fading between two chunks may use; a join between
+chunks that are far apart takes longer for it."""
+
+LONGEST_JOIN_S = 0.6
+"""But never longer than this: what is left is for the limiter."""
+
+_FADE_ACCELERATION, _FADE_JERK = 5.78, 60.0
+"""Largest second and third derivative of the fading weight over a unit of time."""
+
+_HARDLY_BEGUN = 0.1
+"""A layer that is no further in is replaced, not covered, by the next chunk: bounds the stack."""
+
+MOST_MEMBERS = 12
+"""Chunks of an ensemble; of more, the oldest leave early."""
+
+STREAM_INTERVAL_S = 0.1
+"""Single points that follow each other this closely are a motion, others are goals to go to."""
+
+STREAM_POINTS = 4
+"""Points of a stream that tell its velocity."""
+
+LOOK_AHEAD_S = 0.15
+"""A stream's motion is continued for at most this long; without a new point it then rests."""
+
+
+@dataclass(slots=True, eq=False)
+class _Voice:
+    """One chunk's path and its clock.
+
+    Attributes:
+        path: What the chunk describes.
+        time_s: Path time of the reference's ``next``.
+        horizon_s: Time from its first to its last point.
+        takes_s: Path time from which it may take over.
+        committed: Whether it takes over at that time, whatever the mode.
+        join_s: Least time over which it fades in.
+        entered: Progress of fading in within an ensemble, 0 to 1.
+        left: Progress of leaving an ensemble, 0 to 1; negative while it stays.
+    """
+
+    path: ChunkPath
+    time_s: float
+    horizon_s: float
+    takes_s: float
+    committed: bool
+    join_s: float
+    entered: float = 1.0
+    left: float = -1.0
+
+    def weight(self, decay_per_s: float) -> float:
+        """Weight in an ensemble, before normalisation."""
+        share = _fade(self.entered) * (1.0 - _fade(max(self.left, 0.0)))
+        return max(share, 1e-9) * math.exp(-decay_per_s * max(self.time_s, 0.0))
+
+
+@dataclass(slots=True, eq=False)
+class _Layer:
+    """A voice, or an ensemble of voices (the newest last), that fades in over what is below."""
+
+    voices: list[_Voice]
+    ensemble: bool
+    join_s: float
+    entered: float = 0.0
+
+
+class Blender:
+    """Reference positions for three successive ticks, from all chunks in force.
+
+    Attributes:
+        before: Reference one tick before ``now``.
+        now: Reference at the time of the present commanded position.
+        next: Reference at the time of the command to be made.
+    """
+
+    def __init__(self, limits: Limits, settings: Settings) -> None:
+        self._limits = limits
+        self._settings = settings
+        self._stack: list[_Layer] = []
+        self._waiting: list[_Voice] = []
+        self._stream: deque[tuple[int, Array]] = deque(maxlen=STREAM_POINTS)
+        self.before = self.now = self.next = np.zeros(len(limits.joint_names))
+
+    @property
+    def empty(self) -> bool:
+        """Whether no chunk is in force."""
+        return not self._stack
+
+    @property
+    def ended(self) -> bool:
+        """Whether the reference is at rest from now on."""
+        margin_s = 2.0 * self._settings.period_s
+        return (
+            len(self._stack) == 1
+            and not self._waiting
+            and all(
+                voice.time_s - margin_s >= voice.path.duration_s for voice in self._stack[0].voices
+            )
+        )
+
+    def clear(self) -> None:
+        """Forget all chunks."""
+        self._stack.clear()
+        self._waiting.clear()
+        self._stream.clear()
+
+    def add(self, chunk: AcceptedChunk, steady_ns: int) -> None:
+        """Take a chunk; ``steady_ns`` is the time of the command to be made."""
+        voice = self._voice(chunk, steady_ns)
+        if not self._stack:
+            self._stack.append(_Layer([voice], self._ensembles(voice), 0.0, entered=1.0))
+            period_s = self._settings.period_s
+            self.before, self.now, self.next = (
+                voice.path.at(voice.time_s + k * period_s) for k in (-2, -1, 0)
+            )
+            return
+        if voice.committed:
+            # It was made to follow those before it, so they keep their turns.
+            takes_in_s = voice.takes_s - voice.time_s
+            self._waiting = [
+                other for other in self._waiting if other.takes_s - other.time_s < takes_in_s
+            ]
+            self._waiting.append(voice)
+        else:
+            self._waiting = [voice]
+        self._take_over()
+
+    def advance(self, rate: float = 1.0) -> None:
+        """Go on by exactly one tick; path time advances by ``rate`` of it."""
+        period_s = self._settings.period_s
+        step_s = rate * period_s
+        for layer in self._stack:
+            if layer.entered < 1.0:
+                layer.entered = min(layer.entered + step_s / layer.join_s, 1.0)
+            for voice in layer.voices:
+                voice.time_s += step_s
+                voice.entered = min(voice.entered + step_s / voice.join_s, 1.0)
+                if voice.left >= 0.0:
+                    voice.left += step_s / voice.join_s
+            if layer.ensemble:
+                self._thin_out(layer)
+        while len(self._stack) > 1 and self._stack[1].entered >= 1.0:
+            del self._stack[0]
+        for voice in self._waiting:
+            # What waits stays aligned with time, so that its turn recovers what was lost.
+            voice.time_s += period_s
+        self.before, self.now = self.now, self.next
+        if self._stack:
+            self.next = self._position()
+            self._take_over()
+
+    def _position(self) -> Array:
+        position = self._layer_position(self._stack[0])
+        for layer in self._stack[1:]:
+            share = _fade(layer.entered)
+            position = position + share * (self._layer_position(layer) - position)
+        return position
+
+    def _layer_position(self, layer: _Layer, ahead_s: float = 0.0) -> Array:
+        if len(layer.voices) == 1:
+            voice = layer.voices[0]
+            return voice.path.at(voice.time_s + ahead_s)
+        decay_per_s = self._settings.ensemble_decay_per_s
+        weights = np.array([voice.weight(decay_per_s) for voice in layer.voices])
+        points = np.array([voice.path.at(voice.time_s + ahead_s) for voice in layer.voices])
+        return (weights / weights.sum()) @ points
+
+    # Taking over.
+
+    def _take_over(self) -> None:
+        """Let those that wait begin when it is their turn."""
+        while self._waiting and self._its_turn(self._waiting[0]):
+            self._enter(self._waiting.pop(0))
+
+    def _its_turn(self, voice: _Voice) -> bool:
+        present = self._stack[-1].voices[-1]
+        if voice.time_s >= voice.takes_s and (
+            voice.committed
+            or self._settings.blend is not Blend.HALF
+            or present.time_s >= self._settings.half_share * present.horizon_s
+        ):
+            return True
+        return present.time_s >= present.path.slows_s and voice.time_s >= 0.0
+
+    def _enter(self, voice: _Voice) -> None:
+        top = self._stack[-1]
+        ensembles = self._ensembles(voice)
+        if ensembles and top.ensemble:
+            voice.entered = 0.0
+            top.voices.append(voice)
+            return
+        layer = _Layer([voice], ensembles, self._join_s(voice, top))
+        if len(self._stack) > 1 and top.entered < _HARDLY_BEGUN:
+            layer.entered = top.entered
+            self._stack.pop()
+        self._stack.append(layer)
+
+    def _ensembles(self, voice: _Voice) -> bool:
+        return self._settings.blend is Blend.ENSEMBLE and not voice.committed
+
+    def _join_s(self, voice: _Voice, top: _Layer) -> float:
+        """Time that fading from the reference to a voice needs within its share of the limits."""
+        ahead_s = voice.join_s
+        gap = np.maximum(
+            np.abs(voice.path.at(voice.time_s) - self.next),
+            np.abs(voice.path.at(voice.time_s + ahead_s) - self._layer_position(top, ahead_s)),
+        )
+        by_acceleration = np.sqrt(
+            _FADE_ACCELERATION * gap / (JOIN_SHARE * self._limits.acceleration_rad_s2)
+        )
+        by_jerk = np.cbrt(_FADE_JERK * gap / (JOIN_SHARE * self._limits.jerk_rad_s3))
+        needed_s = float(np.maximum(by_acceleration, by_jerk).max())
+        return max(voice.join_s, min(needed_s, LONGEST_JOIN_S))
+
+    def _thin_out(self, ensemble: _Layer) -> None:
+        """Let voices leave before they come to rest, while newer ones go on."""
+        for older in range(len(ensemble.voices) - 1):
+            voice = ensemble.voices[older]
+            surplus = older < len(ensemble.voices) - MOST_MEMBERS
+            if voice.left < 0.0 and (
+                surplus or voice.time_s >= voice.path.slows_s - voice.join_s
+            ):
+                voice.left = 0.0
+        ensemble.voices[:] = [voice for voice in ensemble.voices if voice.left < 1.0]
+
+    # From chunks to paths.
+
+    def _voice(self, chunk: AcceptedChunk, steady_ns: int) -> _Voice:
+        time_s = (steady_ns - chunk.first_due_ns) * 1e-9
+        points, step_s, join_s = chunk.points_rad, chunk.step_s, self._settings.join_s
+        if len(points) == 1:
+            points, step_s = self._continued(chunk, time_s)
+            if step_s > 0.0:
+                join_s = min(join_s, 3.0 * step_s)
+        else:
+            self._stream.clear()
+        path = ChunkPath(
+            points,
+            step_s,
+            self._settings.fit_tolerance_rad,
+            self._limits.acceleration_rad_s2,
+            self._limits.jerk_rad_s3,
+        )
+        takes_s = max(chunk.committed_steps - 1, 0) * step_s
+        return _Voice(
+            path,
+            time_s,
+            horizon_s=(len(points) - 1) * step_s,
+            takes_s=takes_s,
+            committed=chunk.committed_steps > 0,
+            join_s=max(join_s, self._settings.period_s),
+        )
+
+    def _continued(self, chunk: AcceptedChunk, time_s: float) -> tuple[Array, float]:
+        """Points that continue the motion of a stream of single points, and their spacing.
+
+        A lone point is a goal. Points that follow each other closely are samples of a motion: it
+        goes on with its velocity until the next one comes, and for a bounded time without one.
+        """
+        stream = self._stream
+        due_ns, point = chunk.first_due_ns, chunk.points_rad[0]
+        if stream and not 0.0 < (due_ns - stream[-1][0]) * 1e-9 <= STREAM_INTERVAL_S:
+            stream.clear()
+        stream.append((due_ns, point))
+        if len(stream) < 2:
+            return chunk.points_rad, 0.0
+        times = np.array([(due - due_ns) * 1e-9 for due, _ in stream])
+        positions = np.array([position for _, position in stream])
+        centred = times - times.mean()
+        velocity = centred @ positions / (centred @ centred)
+        top = self._limits.velocity_rad_s
+        velocity = np.minimum(np.maximum(velocity, -top), top)
+        step_s = -float(times[0]) / (len(stream) - 1)
+        ahead_s = min(max(time_s, 0.0) + self._settings.join_s + 2.0 * step_s, LOOK_AHEAD_S)
+        steps = np.arange(max(math.ceil(ahead_s / step_s), 1) + 1)
+        return point + step_s * steps[:, None] * velocity, step_s
+
+
+def _fade(progress: float) -> float:
+    """Weight that rises from 0 to 1 with zero first and second derivative at both ends."""
+    u = min(max(progress, 0.0), 1.0)
+    return u * u * u * (10.0 + u * (6.0 * u - 15.0))
