@@ -117,13 +117,16 @@ class Shaper:
         decelerations = np.maximum(BRAKING_SHARE * closing[near] / max(braking_s, 1e-3), 1e-3)
         allowed, slopes = _allowed_speed(clearances[near], decelerations)
         rows = gradients[near]
-        lengths = np.maximum(np.square(rows).sum(axis=1), 1e-9)
+        # Joints give way in proportion to their own motion: none is moved that should rest.
+        weights = np.abs(wanted) + 1e-6
+        pushes = rows * weights
+        lengths = np.maximum(np.square(rows) @ weights, 1e-9)
         for _ in range(_PASSES):
             before = wanted
             for k, index in enumerate(near):
                 excess = -float(rows[k] @ wanted) - allowed[k]
                 if excess > 1e-9:
-                    wanted = wanted + rows[k] * (excess / lengths[k])
+                    wanted = wanted + pushes[k] * (excess / lengths[k])
                     acted |= self._geometry.limits[index]
             if wanted is before:
                 break
@@ -133,7 +136,7 @@ class Shaper:
                 slowing = -slopes[k] * float(rows[k] @ velocity_rad_s)
                 missing = slowing - float(rows[k] @ acceleration)
                 if missing > 0.0:
-                    acceleration = acceleration + rows[k] * (missing / lengths[k])
+                    acceleration = acceleration + pushes[k] * (missing / lengths[k])
         return Shaped(wanted, acceleration, acted)
 
     def _braking_time_s(self, velocity_rad_s: Array) -> float:
