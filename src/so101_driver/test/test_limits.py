@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -92,10 +93,33 @@ def outside(content: dict[str, Any]) -> None:
 
 
 def other_joint(content: dict[str, Any]) -> None:
-    for group in (content["position_rad"], *content["parking"].values()):
-        group["hand"] = group.pop("gripper")
-    for group in content["profiles"]["cautious"].values():
-        group["hand"] = group.pop("gripper")
+    sections = ("position_rad", "parking", "profiles", "following_error_rad")
+    groups = [content[section] for section in sections]
+    while groups:
+        group = groups.pop()
+        groups += [value for value in group.values() if isinstance(value, dict)]
+        if "gripper" in group:
+            group["hand"] = group.pop("gripper")
+
+
+def no_tip_speed(content: dict[str, Any]) -> None:
+    content["profiles"]["cautious"]["tip_speed_m_s"] = 0
+
+
+def stop_before_slow(content: dict[str, Any]) -> None:
+    content["following_error_rad"]["stop"]["elbow_flex"] = 0.1
+
+
+def half_exempt(content: dict[str, Any]) -> None:
+    content["following_error_rad"]["slow"]["elbow_flex"] = None
+
+
+def servo_without_speed(content: dict[str, Any]) -> None:
+    del content["servos"]["12 V"]["velocity_rad_s"]
+
+
+def no_servos(content: dict[str, Any]) -> None:
+    content["servos"] = {}
 
 
 @pytest.mark.parametrize(
@@ -109,6 +133,11 @@ def other_joint(content: dict[str, Any]) -> None:
         (unknown_key, "unknown keys: velocity"),
         (outside, "rest_rad.*elbow_flex"),
         (other_joint, "an SO-101 has"),
+        (no_tip_speed, "cautious: tip_speed_m_s.*positive"),
+        (stop_before_slow, "elbow_flex needs slow below stop"),
+        (half_exempt, "elbow_flex needs slow below stop"),
+        (servo_without_speed, "servos: 12 V.*lacks velocity_rad_s"),
+        (no_servos, "servos.*must list parts"),
     ],
 )
 def test_a_bad_file_is_refused_with_the_key(tmp_path: Path, change: Any, words: str):
@@ -125,3 +154,41 @@ def test_a_missing_file_or_profile_is_named(tmp_path: Path):
     broken.write_text("a: [1,", encoding="utf-8")
     with pytest.raises(UserError, match="not YAML"):
         Limits.from_file(broken, "cautious")
+
+
+@pytest.mark.parametrize(
+    ("supply_v", "name"),
+    [(5.0, "7.4 V"), (7.4, "7.4 V"), (8.4, "7.4 V"), (10.8, "12 V"), (12.6, "12 V")],
+)
+def test_the_supply_tells_the_servo(supply_v: float, name: str):
+    limits = Limits.from_file(FILE, "demo")
+    part = limits.servo_part(supply_v)
+    assert part is not None
+    assert part.name == name
+    narrowed = limits.for_part(part)
+    expected = np.minimum(limits.velocity_rad_s, part.velocity_rad_s)
+    np.testing.assert_array_equal(narrowed.velocity_rad_s, expected)
+    np.testing.assert_array_equal(narrowed.jerk_rad_s3, limits.jerk_rad_s3)
+
+
+def test_an_unknown_supply_means_the_slowest_servo():
+    limits = Limits.from_file(FILE, "demo")
+    assert limits.servo_part(math.nan) == limits.servo_part(7.4)
+    assert limits.for_part(limits.servo_part(math.nan)).velocity_rad_s.max() == 2.5
+
+
+@pytest.mark.parametrize("supply_v", [0.0, 3.9, 14.0, 24.0])
+def test_a_supply_for_no_servo_is_refused(supply_v: float):
+    with pytest.raises(UserError, match=r"supply is .* V instead of 4 to 9 V \(7.4 V\) or 9 to 14"):
+        Limits.from_file(FILE, "demo").servo_part(supply_v)
+
+
+def test_sections_that_do_not_apply_may_be_null(tmp_path: Path):
+    def simple(content: dict[str, Any]) -> None:
+        content["servos"] = None
+        content["profiles"]["cautious"]["tip_speed_m_s"] = None
+
+    limits = Limits.from_file(changed(tmp_path, simple), "cautious")
+    assert limits.servo_part(24.0) is None
+    assert limits.for_part(None) is limits
+    assert limits.tip_speed_m_s == math.inf
