@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -60,6 +60,7 @@ class _Voice:
         join_s: Least time over which it fades in.
         entered: Progress of fading in within an ensemble, 0 to 1.
         left: Progress of leaving an ensemble, 0 to 1; negative while it stays.
+        state: [2, joints], its position and the step of the last tick that led there.
     """
 
     path: ChunkPath
@@ -70,6 +71,20 @@ class _Voice:
     join_s: float
     entered: float = 1.0
     left: float = -1.0
+    state: Array = field(init=False)
+
+    def __post_init__(self) -> None:
+        position = self.path.at(self.time_s)
+        self.state = np.array((position, np.zeros_like(position)))
+
+    def advance(self, step_s: float) -> None:
+        """Go on by ``step_s`` of path time."""
+        self.time_s += step_s
+        position = self.path.at(self.time_s)
+        self.state = np.array((position, position - self.state[0]))
+        self.entered = min(self.entered + step_s / self.join_s, 1.0)
+        if self.left >= 0.0:
+            self.left += step_s / self.join_s
 
     def weight(self, decay_per_s: float) -> float:
         """Weight in an ensemble, before normalisation."""
@@ -86,6 +101,14 @@ class _Layer:
     join_s: float
     entered: float = 0.0
 
+    def blended(self, decay_per_s: float) -> Array:
+        """[2, joints], position and step."""
+        if len(self.voices) == 1:
+            return self.voices[0].state
+        weights = np.array([voice.weight(decay_per_s) for voice in self.voices])
+        states = np.array([voice.state for voice in self.voices])
+        return np.tensordot(weights / weights.sum(), states, axes=1)
+
 
 class Blender:
     """Reference positions for three successive ticks, from all chunks in force.
@@ -94,6 +117,8 @@ class Blender:
         before: Reference one tick before ``now``.
         now: Reference at the time of the present commanded position.
         next: Reference at the time of the command to be made.
+        step: How far the chunks themselves go from ``now`` to ``next``. Joins are not in it: a
+            chunk that begins where the arm is, behind the one before, still goes forwards.
     """
 
     def __init__(self, limits: Limits, settings: Settings) -> None:
@@ -102,7 +127,7 @@ class Blender:
         self._stack: list[_Layer] = []
         self._waiting: list[_Voice] = []
         self._stream: deque[tuple[int, Array]] = deque(maxlen=STREAM_POINTS)
-        self.before = self.now = self.next = np.zeros(len(limits.joint_names))
+        self.before = self.now = self.next = self.step = np.zeros(len(limits.joint_names))
 
     @property
     def empty(self) -> bool:
@@ -136,6 +161,7 @@ class Blender:
             self.before, self.now, self.next = (
                 voice.path.at(voice.time_s + k * period_s) for k in (-2, -1, 0)
             )
+            self.step = self.next - self.now
             return
         if voice.committed:
             # It was made to follow those before it, so they keep their turns.
@@ -156,10 +182,7 @@ class Blender:
             if layer.entered < 1.0:
                 layer.entered = min(layer.entered + step_s / layer.join_s, 1.0)
             for voice in layer.voices:
-                voice.time_s += step_s
-                voice.entered = min(voice.entered + step_s / voice.join_s, 1.0)
-                if voice.left >= 0.0:
-                    voice.left += step_s / voice.join_s
+                voice.advance(step_s)
             if layer.ensemble:
                 self._thin_out(layer)
         while len(self._stack) > 1 and self._stack[1].entered >= 1.0:
@@ -169,31 +192,26 @@ class Blender:
             voice.time_s += period_s
         self.before, self.now = self.now, self.next
         if self._stack:
-            self.next = self._position()
+            self.next, self.step = self._blended()
             self._take_over()
 
-    def _position(self) -> Array:
-        position = self._layer_position(self._stack[0])
-        for layer in self._stack[1:]:
-            share = _fade(layer.entered)
-            position = position + share * (self._layer_position(layer) - position)
-        return position
-
-    def _layer_position(self, layer: _Layer, ahead_s: float = 0.0) -> Array:
-        if len(layer.voices) == 1:
-            voice = layer.voices[0]
-            return voice.path.at(voice.time_s + ahead_s)
+    def _blended(self) -> Array:
+        """Position and step of the whole stack."""
         decay_per_s = self._settings.ensemble_decay_per_s
-        weights = np.array([voice.weight(decay_per_s) for voice in layer.voices])
-        points = np.array([voice.path.at(voice.time_s + ahead_s) for voice in layer.voices])
-        return (weights / weights.sum()) @ points
+        blended = self._stack[0].blended(decay_per_s)
+        for layer in self._stack[1:]:
+            blended = blended + _fade(layer.entered) * (layer.blended(decay_per_s) - blended)
+        return blended
 
     # Taking over.
 
     def _take_over(self) -> None:
-        """Let those that wait begin when it is their turn."""
-        while self._waiting and self._its_turn(self._waiting[0]):
-            self._enter(self._waiting.pop(0))
+        """Let the newest whose turn it is begin; those before it are past then."""
+        for index in range(len(self._waiting) - 1, -1, -1):
+            if self._its_turn(self._waiting[index]):
+                self._enter(self._waiting[index])
+                del self._waiting[: index + 1]
+                return
 
     def _its_turn(self, voice: _Voice) -> bool:
         present = self._stack[-1].voices[-1]
@@ -223,10 +241,10 @@ class Blender:
 
     def _join_s(self, voice: _Voice, top: _Layer) -> float:
         """Time that fading from the reference to a voice needs within its share of the limits."""
-        ahead_s = voice.join_s
+        ahead_s, older = voice.join_s, top.voices[-1]
         gap = np.maximum(
             np.abs(voice.path.at(voice.time_s) - self.next),
-            np.abs(voice.path.at(voice.time_s + ahead_s) - self._layer_position(top, ahead_s)),
+            np.abs(voice.path.at(voice.time_s + ahead_s) - older.path.at(older.time_s + ahead_s)),
         )
         by_acceleration = np.sqrt(
             _FADE_ACCELERATION * gap / (JOIN_SHARE * self._limits.acceleration_rad_s2)
@@ -240,9 +258,7 @@ class Blender:
         for older in range(len(ensemble.voices) - 1):
             voice = ensemble.voices[older]
             surplus = older < len(ensemble.voices) - MOST_MEMBERS
-            if voice.left < 0.0 and (
-                surplus or voice.time_s >= voice.path.slows_s - voice.join_s
-            ):
+            if voice.left < 0.0 and (surplus or voice.time_s >= voice.path.slows_s - voice.join_s):
                 voice.left = 0.0
         ensemble.voices[:] = [voice for voice in ensemble.voices if voice.left < 1.0]
 

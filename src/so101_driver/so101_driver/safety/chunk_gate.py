@@ -21,6 +21,11 @@ SINGLE_POINT_TIMEOUT_S = 0.5
 """A single point has no horizon; this is its first timeout, until intervals are measured."""
 _HISTORY = 100
 
+SKEW_CHUNKS = 50
+"""Chunks whose best one tells the difference between the clocks."""
+LONGEST_SENDING_S = 60.0
+"""A sender that claims to have taken longer from observation to chunk is not believed."""
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class AcceptedChunk:
@@ -30,11 +35,13 @@ class AcceptedChunk:
         points_rad: [points, joints].
         step_s: Time between points.
         first_due_ns: Steady time at which the first point is due.
+        committed_steps: Leading points that repeat what earlier chunks have promised.
     """
 
     points_rad: Array
     step_s: float
     first_due_ns: int
+    committed_steps: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,14 +57,19 @@ class ChunkGate:
 
     Attributes:
         source: Whose chunks are followed; empty until the first one is accepted.
-        clock_skew_s: How far the newest chunk's stamp was ahead of its arrival; NaN without one.
+        clock_skew_s: How far the newest chunk's stamp was ahead of its arrival beyond what its
+            latency explains; NaN without one.
+        skew_s: How far the sender's clock is ahead of this one (behind: negative), too small by the
+            least time that a chunk was under way; NaN while unknown.
     """
 
     def __init__(self, joint_names: tuple[str, ...], settings: Settings) -> None:
         self._joint_names = joint_names
         self._settings = settings
         self._selected = self.source = settings.source
-        self.clock_skew_s = math.nan
+        self.clock_skew_s = self.skew_s = math.nan
+        self._skews_s: deque[float] = deque(maxlen=SKEW_CHUNKS)
+        self._skew_of: tuple[str, int] | None = None
         self._intervals_s: deque[float] = deque(maxlen=_HISTORY)
         self._latencies_s: deque[float] = deque(maxlen=_HISTORY)
         self._newest: Chunk | None = None
@@ -71,16 +83,37 @@ class ChunkGate:
         self.restart()
 
     def restart(self) -> None:
-        """Begin anew, for an arm that was just armed."""
+        """Begin anew, for an arm that was just armed; the clocks are what they were."""
         self.source = self._selected
-        self.forget()
-
-    def forget(self) -> None:
-        """Drop the history, so that no earlier chunk is fresh and any session may follow."""
         self._newest = None
         self._intervals_s.clear()
         self._latencies_s.clear()
         self.clock_skew_s = math.nan
+
+    def forget(self) -> None:
+        """Drop the history after a jump of ROS time: no earlier chunk is fresh, no skew known."""
+        source = self.source
+        self.restart()
+        self.source = source
+        self._skews_s.clear()
+        self.skew_s = math.nan
+
+    def measure_skew(self, chunk: Chunk, ros_ns: int) -> None:
+        """Compare clocks by a chunk that arrived now, followed or not, in any state of the arm.
+
+        A chunk left its sender ``observation_to_publish_s`` after its stamp by the sender's clock.
+        What its arrival seems too late by is the skew and the time under way; the chunk that was
+        under way for the shortest time tells most.
+        """
+        followed = self.source or self._selected
+        sending_s = chunk.observation_to_publish_s
+        if (followed and chunk.source != followed) or not 0.0 <= sending_s <= LONGEST_SENDING_S:
+            return
+        if (chunk.source, chunk.session) != self._skew_of:
+            self._skew_of = (chunk.source, chunk.session)
+            self._skews_s.clear()
+        self._skews_s.append((chunk.stamp_ns - ros_ns) * 1e-9 + sending_s)
+        self.skew_s = max(self._skews_s)
 
     def age_s(self, steady_ns: int) -> float:
         """Time since the newest accepted chunk's observation; NaN without one."""
@@ -122,12 +155,15 @@ class ChunkGate:
         if disorder:
             return Refusal(Limit.STALE_CHUNK, disorder)
         self._remember(chunk, steady_ns, stamp_ns, latency_s, horizon_s, len(points))
-        self.clock_skew_s = max(ahead_s, 0.0)
+        sending_s = chunk.observation_to_publish_s
+        self.clock_skew_s = (
+            ahead_s + sending_s if 0.0 <= sending_s <= LONGEST_SENDING_S else max(ahead_s, 0.0)
+        )
         lookahead_s = (
             self._settings.state_lookahead_s if chunk.action_kind == ActionKind.STATE else 0.0
         )
         due_ns = stamp_ns + round((chunk.image_age_s - lookahead_s) * 1e9)
-        return AcceptedChunk(points, step_s, due_ns)
+        return AcceptedChunk(points, step_s, due_ns, chunk.committed_steps)
 
     def _disorder(self, chunk: Chunk, any_session: bool) -> str:
         last = self._newest
@@ -205,6 +241,8 @@ def _content(chunk: Chunk, joint_names: tuple[str, ...]) -> tuple[str, Array, fl
             return bad(
                 f"point {index} of a chunk has {len(point)} positions for {len(joint_names)} joints"
             )
+    if not 0 <= chunk.committed_steps <= count:
+        return bad(f"a chunk of {count} points has {chunk.committed_steps} committed steps")
     points = np.array(chunk.points_rad, dtype=np.float64)
     legal = np.abs(points) <= LARGEST_POSITION_RAD
     if not legal.all():

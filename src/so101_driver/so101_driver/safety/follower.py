@@ -45,10 +45,9 @@ class Follower:
 
 
 class Steps(Protocol):
-    """A reference that makes a step from ``now`` to ``next``."""
+    """A reference that makes a step with every tick."""
 
-    now: Array
-    next: Array
+    step: Array
 
 
 class ScaledReference:
@@ -69,8 +68,8 @@ class ScaledReference:
         self.before = self.now = position_rad - velocity_rad_s * period_s
         self.next = position_rad
 
-    def advance(self, follower: Steps) -> None:
-        """Go on by the scaled step that a reference makes to its ``next``."""
-        step = self._scale * (follower.next - follower.now)
+    def advance(self, reference: Steps) -> None:
+        """Go on by a share of the step that a reference makes."""
         self.before, self.now = self.now, self.next
+        step = self._scale * reference.step
         self.next = np.minimum(np.maximum(self.now + step, self._lower), self._upper)

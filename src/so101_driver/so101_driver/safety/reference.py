@@ -43,14 +43,15 @@ class ChunkPath:
         jerk_rad_s3: Array,
     ) -> None:
         """Fit ``points_rad`` [points, joints], ``step_s`` apart; the first is at time 0."""
+        knots = _smoothed(points_rad, step_s, tolerance_rad, acceleration_rad_s2, jerk_rad_s3)
         self._step_s = step_s
-        self._knots = _smoothed(points_rad, step_s, tolerance_rad, acceleration_rad_s2, jerk_rad_s3)
-        self._curvature = _second_differences(self._knots)
-        self._last = len(points_rad) - 1
+        self._only = knots[0]
+        self._last = len(knots) - 1
         self._end_s = self._last * step_s
         self._slowing_s = 0.0
         if self._last:
-            speed = np.abs(self._knots[-1] - self._knots[-2]) / step_s
+            self._pieces = _pieces(knots)
+            speed = np.abs(self._pieces[-1, 1:].T @ (1.0, 2.0, 3.0)) / step_s
             # Slowing over 2 x seconds of real time with a smooth step has the peak deceleration
             # 0.75 v / x and the peak jerk 1.5 v / x².
             by_acceleration = 0.75 * speed / (ENDING_SHARE * acceleration_rad_s2)
@@ -62,28 +63,36 @@ class ChunkPath:
         """Time from the first point until the path is at rest."""
         return self._end_s + self._slowing_s
 
+    @property
+    def slows_s(self) -> float:
+        """Time from the first point until the path begins to come to rest."""
+        return self._end_s - self._slowing_s
+
     def at(self, time_s: float) -> Array:
         """Position at a time since the first point; before and after the path, its ends."""
         if self._last == 0:
-            return self._knots[0]
+            return self._only
         along = min(max(self._path_time(time_s), 0.0), self._end_s) / self._step_s
         index = min(int(along), self._last - 1)
-        right = along - index
-        left = 1.0 - right
-        return (
-            left * self._knots[index]
-            + right * self._knots[index + 1]
-            + (left**3 - left) / 6.0 * self._curvature[index]
-            + (right**3 - right) / 6.0 * self._curvature[index + 1]
-        )
+        x = along - index
+        c0, c1, c2, c3 = self._pieces[index]
+        return c0 + x * (c1 + x * (c2 + x * c3))
 
     def _path_time(self, time_s: float) -> float:
-        start_s = self._end_s - self._slowing_s
+        start_s = self.slows_s
         if time_s <= start_s or self._slowing_s == 0.0:
             return time_s
         # Path speed 1 - (3u² - 2u³) falls from 1 to 0 while u goes from 0 to 1 in twice the time.
         u = min((time_s - start_s) / (2.0 * self._slowing_s), 1.0)
         return start_s + 2.0 * self._slowing_s * (u - u**3 + 0.5 * u**4)
+
+
+def _pieces(knots: Array) -> Array:
+    """Coefficients [pieces, 4, joints] of the natural spline, in units of the spacing."""
+    curvature = _second_differences(knots)
+    begin, end = curvature[:-1], curvature[1:]
+    slope = np.diff(knots, axis=0) - (2.0 * begin + end) / 6.0
+    return np.stack((knots[:-1], slope, 0.5 * begin, (end - begin) / 6.0), axis=1)
 
 
 def _smoothed(
