@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import JointState
 
-from so101_driver.joints import JOINT_NAMES
 from so101_driver.safety import (
     Chunk,
-    Command,
     DriverReading,
     DriverState,
     JointReading,
@@ -20,8 +17,8 @@ from so101_driver.safety import (
 )
 from wallx_msgs.msg import ActionChunk, DriverStatus, LimitCount, SafetyStatus
 
-DESYNC_REASON = "DESYNC"
-"""How the driver begins its reason when a command was too far from its goal."""
+DESYNC_CODE = "DESYNC"
+"""The driver's reason code when a command was too far from its goal."""
 
 
 def stamp_ns(stamp: Time) -> int:
@@ -34,13 +31,20 @@ def stamp_message(time_ns: int) -> Time:
     return Time(sec=int(time_ns // 1_000_000_000), nanosec=int(time_ns % 1_000_000_000))
 
 
-def joint_reading(message: JointState, received_ns: int) -> JointReading:
-    """A measurement in our order of joints; NaN for a joint that the message lacks."""
+def joint_reading(
+    message: JointState, joint_names: tuple[str, ...], received_ns: int
+) -> JointReading | None:
+    """A measurement in the arm's order of joints; NaN for a joint that the message lacks.
+
+    None for a message about other joints only.
+    """
     positions = tuple(message.position)
     names = tuple(message.name)
-    if names != JOINT_NAMES:
+    if names != joint_names:
         by_name = dict(zip(names, positions, strict=False))
-        positions = tuple(by_name.get(name, math.nan) for name in JOINT_NAMES)
+        if names and not any(name in by_name for name in joint_names):
+            return None
+        positions = tuple(by_name.get(name, math.nan) for name in joint_names)
     return JointReading(positions, stamp_ns(message.header.stamp), received_ns)
 
 
@@ -55,7 +59,7 @@ def driver_reading(message: DriverStatus, received_ns: int) -> DriverReading:
         reason=message.reason,
         torque_on=tuple(message.torque_enabled),
         goal_rad=tuple(message.goal_position),
-        desync=message.reason.startswith(DESYNC_REASON),
+        desync=DESYNC_CODE in (message.reason_code, message.reason[: len(DESYNC_CODE)]),
         received_ns=received_ns,
         voltage_v=tuple(message.voltage_v),
     )
@@ -87,23 +91,10 @@ def mode(number: int) -> Mode | None:
         return None
 
 
-def command_message(command: Command, time_ns: int) -> JointState:
-    """A command, stamped with its tick."""
-    message = JointState(name=list(JOINT_NAMES))
-    message.header.stamp = stamp_message(time_ns)
-    if command.positions_rad is not None and command.velocities_rad_s is not None:
-        message.position = command.positions_rad.tolist()
-        message.velocity = command.velocities_rad_s.tolist()
-    return message
-
-
-def status_message(status: Status, periods_ns: Sequence[int], time_ns: int) -> SafetyStatus:
-    """The status; ``periods_ns`` are the loop's recent periods."""
-    ordered = sorted(periods_ns)
-    quantiles_s = [math.nan] * 3
-    if ordered:
-        last = len(ordered) - 1
-        quantiles_s = [ordered[round(share * last)] * 1e-9 for share in (0.5, 0.99, 1.0)]
+def status_message(
+    status: Status, periods_s: tuple[float, float, float], time_ns: int
+) -> SafetyStatus:
+    """The status; ``periods_s`` are median, 99th percentile and maximum of the loop's periods."""
     message = SafetyStatus(
         state=int(status.state),
         mode=int(status.mode),
@@ -118,9 +109,9 @@ def status_message(status: Status, periods_ns: Sequence[int], time_ns: int) -> S
         chunk_age_s=float(status.chunk_age_s),
         clock_skew_s=float(status.clock_skew_s),
         intent_clipped=float(status.intent_clipped),
-        loop_period_p50_s=quantiles_s[0],
-        loop_period_p99_s=quantiles_s[1],
-        loop_period_max_s=quantiles_s[2],
+        loop_period_p50_s=periods_s[0],
+        loop_period_p99_s=periods_s[1],
+        loop_period_max_s=periods_s[2],
         missed_ticks=int(status.missed_ticks),
         reason_code=status.reason_code,
         following_error=[float(error) for error in status.following_error_rad],
