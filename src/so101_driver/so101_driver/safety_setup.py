@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import data_path
@@ -87,7 +89,10 @@ def _other_arm(p: Any) -> tuple[Limits, Kinematics | None]:
     kinematics = Kinematics.from_urdf(
         p.urdf, joint_names=limits.joint_names, base=p.base_link, tip=p.tip_link
     )
-    return limits.intersected(kinematics.position_limits_rad), kinematics
+    ranges = np.stack([limits.lower_rad, limits.upper_rad], axis=-1)
+    urdf_ranges = kinematics.position_limits_rad
+    # A continuous joint has no ends in the URDF.
+    return limits.intersected(np.where(np.isinf(urdf_ranges), ranges, urdf_ranges)), kinematics
 
 
 def _settings(p: Any) -> Settings:
