@@ -12,7 +12,6 @@ from so101_driver.safety import Limits
 from so101_driver.safety.brake import BrakePlanner
 from so101_driver.safety.follower import Follower
 from so101_driver.safety.limiter import Limiter
-from so101_driver.safety.parking import ParkingPath
 from so101_driver.safety.reference import ChunkPath
 
 T = 0.01
@@ -221,16 +220,3 @@ def test_a_short_chunk_beyond_the_velocity_limit_is_not_overrun():
         follower.advance()
         rows.append(limiter.position_rad)
     assert (np.array(rows) <= points[-1] + 2e-3).all()
-
-
-def test_parking_rises_first_and_keeps_the_gripper():
-    start = np.array([0.8, 0.6, 0.2, 0.9, 0.4, 0.3])
-    path = ParkingPath(start, LIMITS)
-    rows = np.array([path.at(k * T) for k in range(round(path.duration_s / T) + 2)])
-    assert path.duration_s < 6.0
-    assert max(shares(rows)) <= 1.0
-    np.testing.assert_allclose(rows[0], start, atol=1e-9)
-    np.testing.assert_allclose(rows[-1][:5], LIMITS.rest_rad[:5], atol=1e-9)
-    assert np.ptp(rows[:, 5]) <= 1e-9
-    lifted = np.argmax(rows[:, 1] <= LIMITS.via_rad[1] + 1e-6)
-    assert np.ptp(rows[:lifted, 0]) <= 1e-9

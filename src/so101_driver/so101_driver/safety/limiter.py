@@ -93,6 +93,11 @@ class Limiter:
         """Whether the commanded state no longer changes."""
         return not (self.velocity_rad_s.any() or self.acceleration_rad_s2.any())
 
+    @property
+    def resting_rad(self) -> Array:
+        """Where the verified brake comes to rest."""
+        return self.position_rad if self.at_rest else self._brake.positions_rad[-1]
+
     def brake(self) -> None:
         """Execute the next sample of the verified brake."""
         self._take(self._brake, self._brake.shifted())

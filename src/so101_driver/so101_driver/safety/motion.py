@@ -66,6 +66,11 @@ class Motion:
         return self._limiter.at_rest
 
     @property
+    def resting_rad(self) -> Array:
+        """Where braking from now on ends."""
+        return self._limiter.resting_rad
+
+    @property
     def intent_clipped(self) -> float:
         """Share of the wanted motion that limits removed over the last second."""
         wanted = sum(self._wanted)

@@ -3,26 +3,49 @@
 from __future__ import annotations
 
 import math
+import statistics
+from dataclasses import dataclass
 
 from so101_driver.safety.limits import Limits
+from so101_driver.safety.reasons import ReasonCode
 from so101_driver.safety.types import Array, DriverReading, DriverState
 
 DRIVER_TIMEOUT_S = 1.0
 """The driver reports ten times a second."""
 
 
-def driver_problem(driver: DriverReading | None, joints: int, steady_ns: int) -> str:
-    """Why the driver cannot execute commands, or ""; holding is no problem before commands come."""
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """Why the arm is not armed, or no longer."""
+
+    code: ReasonCode
+    sentence: str
+
+
+def driver_problem(driver: DriverReading | None, joints: int, steady_ns: int) -> Problem | None:
+    """Why the driver cannot execute commands; holding is no problem before commands come."""
     if driver is None:
-        return "the driver has not reported yet"
+        return Problem(ReasonCode.DRIVER_SILENT, "the driver has not reported yet")
     age_s = (steady_ns - driver.received_ns) * 1e-9
     if age_s > DRIVER_TIMEOUT_S:
-        return f"the driver has not reported for {age_s:.1f} s"
+        return Problem(ReasonCode.DRIVER_SILENT, f"the driver has not reported for {age_s:.1f} s")
     if driver.state not in (DriverState.ACTIVE, DriverState.HOLDING):
-        return f"the driver is {driver.state.name}: {driver.reason or 'it gives no reason'}"
+        return Problem(
+            ReasonCode.DRIVER_NOT_READY,
+            f"the driver is {driver.state.name}: {driver.reason or 'it gives no reason'}",
+        )
     if len(driver.torque_on) != joints or len(driver.goal_rad) != joints:
-        return f"the driver reports {len(driver.torque_on)} joints instead of {joints}"
-    return ""
+        return Problem(
+            ReasonCode.DRIVER_NOT_READY,
+            f"the driver reports {len(driver.torque_on)} joints instead of {joints}",
+        )
+    return None
+
+
+def supply_v(driver: DriverReading | None) -> float:
+    """Median of the servos' supply voltages; NaN while none is known."""
+    known = [] if driver is None else [v for v in driver.voltage_v if math.isfinite(v)]
+    return statistics.median(known) if known else math.nan
 
 
 def start_problem(position_rad: Array, limits: Limits) -> str:
@@ -39,6 +62,6 @@ def start_problem(position_rad: Array, limits: Limits) -> str:
             allowed = math.degrees(limits.recoverable_violation_rad)
             return (
                 f"{name} stands {math.degrees(violation):.1f} degrees outside its limits; only "
-                f"{allowed:.0f} can be recovered: move it by hand or check the calibration"
+                f"{allowed:.1f} can be recovered: move it by hand or check the calibration"
             )
     return ""

@@ -10,6 +10,8 @@ from enum import Enum, IntEnum, IntFlag
 import numpy as np
 from numpy.typing import NDArray
 
+from so101_driver.safety.reasons import ReasonCode
+
 Array = NDArray[np.float64]
 
 
@@ -51,6 +53,7 @@ class Limit(IntFlag):
     TRACKING_MARGIN = 4096
     DESYNC = 8192
     CLOCK = 16384
+    SUPPLY = 32768
 
 
 class ActionKind(IntEnum):
@@ -211,6 +214,15 @@ class EventResult:
     message: str
 
 
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A change of the state, or of the reason for it."""
+
+    before: State
+    after: State
+    code: ReasonCode
+
+
 class Output(Enum):
     """Where a step's command goes."""
 
@@ -233,6 +245,7 @@ class Command:
         active_limits: Limits that acted in this step.
         request_torque: Ask the driver for torque now; true once per arming.
         results: Answers to events of this or earlier steps.
+        changes: Every change of state or reason in this step, in order.
     """
 
     tick: int
@@ -244,6 +257,7 @@ class Command:
     active_limits: Limit
     request_torque: bool
     results: tuple[EventResult, ...]
+    changes: tuple[Change, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
