@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast lint format docs bench ros-env clean clean-all
+.PHONY: help setup build demo test test-fast lint format docs bench fuzz-safety mutate-safety ros-env clean clean-all
 
 help:
 	@echo "make demo        set up what is missing, run the simulated arm, show the result in out/demo"
@@ -22,6 +22,8 @@ help:
 	@echo "make setup       only the set-up (TORCH=cuda for a GPU build, PYTHON=python3.12)"
 	@echo "make build       only the colcon build"
 	@echo "make bench       measure speed and timing, print a table, write out/bench"
+	@echo "make fuzz-safety     a million random steps against the safety layer, judged independently"
+	@echo "make mutate-safety   does a test fail for every small change of the safety core?"
 	@echo "make docs        regenerate the parameter files and reference pages"
 	@echo "make format      format the code"
 	@echo "make ros-env     beside a sourced ROS installation: .ros-env with torch and mujoco"
@@ -55,6 +57,12 @@ docs: setup
 
 bench: setup
 	$(PY) tools/bench.py $(ARGS)
+
+fuzz-safety: setup
+	$(PY) tools/fuzz_safety.py $(ARGS)
+
+mutate-safety: setup
+	$(PY) tools/mutate_safety.py $(ARGS)
 
 ros-env:
 	@$(PYTHON) tools/setup_env.py ros-env

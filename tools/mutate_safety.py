@@ -1,0 +1,202 @@
+#!/usr/bin/env python3
+"""`make mutate-safety`: does a test fail for every small change of the safety core?
+
+Mutants are generated (tools/proof/mutants.py), run in memory, and reported with their fate. An
+interrupted run goes on where it stopped; survivors are tried again when tests have changed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import random
+import sys
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+from proof import mutation_run
+from proof.mutants import OPERATORS, mutants_of
+from proof.mutation_run import SAFETY, Fate, Reach, digest, measure_reach, preload, pure_tests
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One mutant to judge."""
+
+    file: str
+    number: int
+    operator: str
+    line: int
+    last_line: int
+    change: str
+
+    @property
+    def name(self) -> str:
+        """Key in the results."""
+        return f"{self.file}:{self.number}"
+
+
+def main() -> int:
+    """Run and print."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--sample", type=int, help="only so many mutants, drawn at random")
+    parser.add_argument("--seed", type=int, default=0, help="of the sample")
+    parser.add_argument("--files", nargs="*", help="only these, e.g. limiter.py")
+    parser.add_argument("--operators", nargs="*", choices=OPERATORS)
+    parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, default=Path("out/mutation"))
+    arguments = parser.parse_args()
+    console = Console()
+    preload()
+    with console.status("measuring which tests reach which lines"):
+        reach = measure_reach(arguments.out / "reach.json")
+    jobs = all_jobs(arguments.files, arguments.operators)
+    if arguments.sample is not None and arguments.sample < len(jobs):
+        jobs = random.Random(arguments.seed).sample(jobs, arguments.sample)
+    results = arguments.out / "results.json"
+    known = {} if arguments.fresh else read_results(results)
+    fates = judge_all(jobs, reach, known, results, arguments.processes, console)
+    show(jobs, fates, console)
+    console.print(f"written to {results}")
+    return 0
+
+
+def all_jobs(files: list[str] | None, operators: list[str] | None) -> list[Job]:
+    """Every mutant of the chosen files and operators."""
+    jobs = []
+    for path in sorted(SAFETY.glob("*.py")):
+        if files and path.name not in files:
+            continue
+        source = path.read_text(encoding="utf-8")
+        for mutant in mutants_of(source):
+            if not operators or mutant.operator in operators:
+                jobs.append(
+                    Job(
+                        path.name,
+                        mutant.number,
+                        mutant.operator,
+                        mutant.line,
+                        mutant.last_line,
+                        mutant.change,
+                    )
+                )
+    return jobs
+
+
+def read_results(path: Path) -> dict[str, Fate]:
+    """Fates that still hold: of unchanged files; of survivors, under unchanged tests."""
+    if not path.exists():
+        return {}
+    content = json.loads(path.read_text())
+    same_tests = content["tests"] == digest(pure_tests())
+    known = {}
+    for name, entry in content["mutants"].items():
+        file = SAFETY / entry["file"]
+        if not file.exists() or entry["source"] != digest([file]):
+            continue
+        fate = Fate(entry["fate"])
+        if same_tests or fate in (Fate.KILLED, Fate.TIMEOUT):
+            known[name] = fate
+    return known
+
+
+def write_results(path: Path, jobs: list[Job], fates: dict[str, Fate]) -> None:
+    """Everything known so far."""
+    sources = {job.file: digest([SAFETY / job.file]) for job in jobs}
+    mutants = {
+        job.name: {**asdict(job), "source": sources[job.file], "fate": fates[job.name].value}
+        for job in jobs
+        if job.name in fates
+    }
+    if path.exists():
+        mutants = {**json.loads(path.read_text())["mutants"], **mutants}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps({"tests": digest(pure_tests()), "mutants": mutants}, indent=1)
+    path.write_text(text + "\n")
+
+
+_reach: Reach
+
+
+def _judge(job: Job) -> tuple[str, Fate]:
+    file = SAFETY / job.file
+    return job.name, mutation_run.judge(file, job.number, job.line, job.last_line, _reach)
+
+
+def judge_all(
+    jobs: list[Job],
+    reach: Reach,
+    known: dict[str, Fate],
+    results: Path,
+    processes: int,
+    console: Console,
+) -> dict[str, Fate]:
+    """Judge what is not known yet, with a progress bar."""
+    global _reach
+    _reach = reach
+    fates = {job.name: known[job.name] for job in jobs if job.name in known}
+    waiting = [job for job in jobs if job.name not in fates]
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+    )
+    # Forked after the measurement, so that every worker has it and the imports.
+    with (
+        multiprocessing.get_context("fork").Pool(processes) as pool,
+        Progress(*columns, console=console) as progress,
+    ):
+        task = progress.add_task("mutants", total=len(jobs), completed=len(fates))
+        for count, (name, fate) in enumerate(pool.imap_unordered(_judge, waiting), 1):
+            fates[name] = fate
+            alive = sum(f in (Fate.SURVIVED, Fate.UNREACHED) for f in fates.values())
+            progress.update(task, advance=1, description=f"mutants, {alive} alive")
+            if count % 20 == 0 or count == len(waiting):
+                write_results(results, jobs, fates)
+    return fates
+
+
+def show(jobs: list[Job], fates: dict[str, Fate], console: Console) -> None:
+    """Print killed and total per operator and per file, then every survivor."""
+    for title, key in (("operator", "operator"), ("file", "file")):
+        table = Table(title=f"mutants by {title}")
+        table.add_column(title)
+        for column in ("killed", "total", "share"):
+            table.add_column(column, justify="right")
+        total, killed = Counter(), Counter()
+        for job in jobs:
+            group = getattr(job, key)
+            total[group] += 1
+            killed[group] += fates[job.name] in (Fate.KILLED, Fate.TIMEOUT)
+        for group in sorted(total):
+            share = f"{killed[group] / total[group]:.0%}"
+            table.add_row(group, str(killed[group]), str(total[group]), share)
+        everything, dead = sum(total.values()), sum(killed.values())
+        table.add_section()
+        table.add_row("all", str(dead), str(everything), f"{dead / max(everything, 1):.1%}")
+        console.print(table)
+    for job in sorted(jobs, key=lambda job: (job.file, job.line)):
+        fate = fates[job.name]
+        if fate in (Fate.SURVIVED, Fate.UNREACHED):
+            place = f"{job.file}:{job.line}"
+            console.print(
+                f"{fate.value}: {place} [{job.operator}] {job.change} (number {job.number})",
+                markup=False,
+                highlight=False,
+                soft_wrap=True,
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

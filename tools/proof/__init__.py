@@ -1,0 +1,1 @@
+"""Tools that prove the safety layer; they share no code with it."""
