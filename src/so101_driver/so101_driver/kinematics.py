@@ -18,10 +18,21 @@ Array = NDArray[np.float64]
 TIP = "gripper_frame_link"
 BASE = "base_link"
 
+_TURNING = ("revolute", "continuous")
+
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Joint:
-    """One URDF joint; ``index`` is its place in the joint array, None for a fixed one."""
+class Joint:
+    """One URDF joint.
+
+    Attributes:
+        name: As in the URDF.
+        parent: Link on the base's side.
+        child: Link that the joint moves.
+        origin: 4x4 frame of the joint in the parent link's.
+        axis: Unit vector in the child's frame.
+        index: Place in the joint arrays; None for a joint that stands still at zero.
+    """
 
     name: str
     parent: str
@@ -39,27 +50,50 @@ class Kinematics:
 
     Attributes:
         joint_names: Order of every joint array.
+        joints: Every joint, fixed ones too, from the base outwards.
         link_names: Every link, parents before children.
-        position_limits_rad: [joints, 2], lower and upper limits of the URDF.
+        base: Link whose frame everything is given in.
+        tip: Link that ``forward`` and ``jacobian`` are about.
+        position_limits_rad: [joints, 2], lower and upper limits of the URDF; infinite for a
+            continuous joint.
     """
 
-    def __init__(self, joints: Sequence[_Joint], limits_rad: Array, tip: str) -> None:
+    def __init__(
+        self, joint_names: Sequence[str], joints: Sequence[Joint], limits_rad: Array, tip: str
+    ) -> None:
         """Use ``from_urdf``; ``joints`` are sorted from the base outwards."""
-        self.joint_names = JOINT_NAMES
+        self.joint_names = tuple(joint_names)
+        self.joints = tuple(joints)
         self.position_limits_rad = limits_rad
-        self.link_names = (BASE, *(joint.child for joint in joints))
-        self._joints = tuple(joints)
+        self.base = joints[0].parent
+        self.tip = tip
+        self.link_names = (self.base, *(joint.child for joint in joints))
         by_child = {joint.child: joint for joint in joints}
-        chain: list[_Joint] = []
+        chain: list[Joint] = []
         link = tip
-        while link != BASE:
+        while link != self.base:
             chain.insert(0, by_child[link])
             link = chain[0].parent
         self._chain = tuple(chain)
 
     @classmethod
-    def from_urdf(cls, path: str | Path, tip: str = TIP) -> Kinematics:
-        """Read a URDF that has the joints of the SO-101, a ``base_link`` and a link ``tip``.
+    def from_urdf(
+        cls,
+        path: str | Path,
+        tip: str = TIP,
+        *,
+        base: str = BASE,
+        joint_names: Sequence[str] | None = JOINT_NAMES,
+    ) -> Kinematics:
+        """Read the part of a URDF that hangs on the link ``base``.
+
+        Args:
+            path: The URDF.
+            tip: Link whose frame ``forward`` returns.
+            base: Link in whose frame everything is given.
+            joint_names: The revolute joints of the joint arrays, in this order; None takes all of
+                the URDF's, in the order of the file. Other joints stand at zero, and none of them
+                may lie between base and tip unless it is fixed.
 
         Raises:
             UserError: The file is missing, is no URDF, or describes another arm.
@@ -70,22 +104,31 @@ class Kinematics:
             raise UserError(f"cannot read the URDF {path}: {error.strerror}.") from error
         except ElementTree.ParseError as error:
             raise UserError(f"{path} is not a URDF: {error}.") from error
-        joints = {}
-        limits_rad = np.full((len(JOINT_NAMES), 2), np.nan)
-        for element in root.iter("joint"):
-            joint = _read_joint(element)
-            joints[joint.child] = joint
-            if joint.index is not None:
-                limit = element.find("limit")
-                if limit is None:
-                    raise UserError(f"joint {joint.name} in {path} has no <limit>.")
-                limits_rad[joint.index] = float(limit.get("lower", 0)), float(limit.get("upper", 0))
-        missing = [n for i, n in enumerate(JOINT_NAMES) if np.isnan(limits_rad[i]).any()]
-        if missing:
-            raise UserError(f"{path} has no revolute joint {', '.join(missing)}: not an SO-101.")
-        if tip not in joints:
-            raise UserError(f"{path} has no link {tip}.")
-        return cls(_from_base_outwards(joints, path), limits_rad, tip)
+        # A joint element within <transmission> or <ros2_control> is a reference, not a joint.
+        elements = {element.get("name", ""): element for element in root.findall("joint")}
+        if joint_names is None:
+            joint_names = [n for n, e in elements.items() if e.get("type") in _TURNING]
+        names = tuple(joint_names)
+        _check_names(names, elements, path)
+        joints = _from_base_outwards(
+            [_read_joint(element, names, path) for element in elements.values()], base, path
+        )
+        kinematics = cls(
+            names,
+            joints,
+            np.array([_limits_rad(elements[name], path) for name in names]),
+            _known_tip(tip, joints, path),
+        )
+        lost = set(names) - {joint.name for joint in joints}
+        if lost:
+            raise UserError(f"{path} does not connect {', '.join(sorted(lost))} to {base}.")
+        for joint in kinematics._chain:
+            if joint.index is None and elements[joint.name].get("type") != "fixed":
+                raise UserError(
+                    f"joint {joint.name} lies between {base} and {tip} in {path} but is not among "
+                    f"the arm's joints {', '.join(names)}: add it to them."
+                )
+        return kinematics
 
     def forward(self, positions_rad: ArrayLike) -> Array:
         """Return the tip's frame: [..., joints] -> [..., 4, 4]."""
@@ -101,8 +144,8 @@ class Kinematics:
         A joint's axis passes through the origin of its child link's frame.
         """
         positions = np.asarray(positions_rad, dtype=np.float64)
-        frames = {BASE: np.broadcast_to(np.eye(4), (*positions.shape[:-1], 4, 4))}
-        for joint in self._joints:
+        frames = {self.base: np.broadcast_to(np.eye(4), (*positions.shape[:-1], 4, 4))}
+        for joint in self.joints:
             frames[joint.child] = frames[joint.parent] @ _motion(joint, positions)
         return frames
 
@@ -127,7 +170,7 @@ class Kinematics:
         return jacobian
 
 
-def _motion(joint: _Joint, positions: Array) -> Array:
+def _motion(joint: Joint, positions: Array) -> Array:
     """Frame of the joint's child link in its parent link's."""
     if joint.index is None:
         return joint.origin
@@ -153,48 +196,102 @@ def _rotation(axis: Array, angle_rad: Array) -> Array:
     return out
 
 
-def _read_joint(element: ElementTree.Element) -> _Joint:
+def _check_names(
+    names: tuple[str, ...], elements: dict[str, ElementTree.Element], path: str | Path
+) -> None:
+    if not names:
+        raise UserError(f"{path} has no revolute joint.")
+    missing = [
+        name
+        for name in names
+        if name not in elements or elements[name].get("type") in ("fixed", "floating", "planar")
+    ]
+    if missing:
+        raise UserError(f"{path} has no revolute joint {', '.join(missing)}: it is another arm's.")
+    sliding = [name for name in names if elements[name].get("type") not in _TURNING]
+    if sliding:
+        raise UserError(
+            f"joint {', '.join(sliding)} in {path} is not revolute: only arms whose joints all "
+            "turn are supported."
+        )
+
+
+def _limits_rad(element: ElementTree.Element, path: str | Path) -> tuple[float, float]:
+    if element.get("type") == "continuous":
+        return -np.inf, np.inf
+    limit = element.find("limit")
+    if limit is None:
+        raise UserError(f"joint {element.get('name')} in {path} has no <limit>.")
+    lower, upper = (_numbers(limit, key, "0", 1, path)[0] for key in ("lower", "upper"))
+    return float(lower), float(upper)
+
+
+def _known_tip(tip: str, joints: Sequence[Joint], path: str | Path) -> str:
+    if tip not in {joint.child for joint in joints}:
+        raise UserError(f"{path} has no link {tip} beyond {joints[0].parent}.")
+    return tip
+
+
+def _read_joint(
+    element: ElementTree.Element, joint_names: tuple[str, ...], path: str | Path
+) -> Joint:
     name = element.get("name", "")
     origin = element.find("origin")
-    xyz = _numbers(origin, "xyz", "0 0 0")
-    roll, pitch, yaw = _numbers(origin, "rpy", "0 0 0")
-    axis = _numbers(element.find("axis"), "xyz", "1 0 0")
-    moves = element.get("type") == "revolute" and name in JOINT_NAMES
+    xyz = _numbers(origin, "xyz", "0 0 0", 3, path)
+    roll, pitch, yaw = _numbers(origin, "rpy", "0 0 0", 3, path)
+    axis = _numbers(element.find("axis"), "xyz", "1 0 0", 3, path)
+    length = np.linalg.norm(axis)
+    if length < 1e-9:
+        raise UserError(f"the axis of joint {name} in {path} has no length.")
     parent, child = element.find("parent"), element.find("child")
-    return _Joint(
+    return Joint(
         name=name,
         parent="" if parent is None else parent.get("link", ""),
         child="" if child is None else child.get("link", ""),
         origin=_frame(xyz, roll, pitch, yaw),
-        axis=axis / np.linalg.norm(axis),
-        index=JOINT_NAMES.index(name) if moves else None,
+        axis=axis / length,
+        index=joint_names.index(name) if name in joint_names else None,
     )
 
 
-def _numbers(element: ElementTree.Element | None, attribute: str, default: str) -> Array:
+def _numbers(
+    element: ElementTree.Element | None, attribute: str, default: str, count: int, path: str | Path
+) -> Array:
     text = default if element is None else element.get(attribute, default)
-    return np.array([float(part) for part in text.split()])
+    try:
+        numbers = np.array([float(part) for part in text.split()])
+    except ValueError:
+        numbers = np.array([])
+    if numbers.shape != (count,) or not np.isfinite(numbers).all():
+        raise UserError(f"{attribute}='{text}' in {path} must be {count} finite number(s).")
+    return numbers
+
+
+def rotation_of(roll_rad: float, pitch_rad: float, yaw_rad: float) -> Array:
+    """Rotation [3, 3] by a URDF's rpy: about the fixed x, y, z axes, in this order."""
+    turns = zip(np.eye(3)[::-1], (yaw_rad, pitch_rad, roll_rad), strict=True)
+    z, y, x = (_rotation(axis, np.float64(angle))[:3, :3] for axis, angle in turns)
+    return z @ y @ x
 
 
 def _frame(xyz: Array, roll: float, pitch: float, yaw: float) -> Array:
-    """URDF origin: roll, pitch, yaw about the fixed x, y, z axes, in this order."""
-    frame = (
-        _rotation(np.array([0.0, 0.0, 1.0]), np.float64(yaw))
-        @ _rotation(np.array([0.0, 1.0, 0.0]), np.float64(pitch))
-        @ _rotation(np.array([1.0, 0.0, 0.0]), np.float64(roll))
-    )
+    """URDF origin as a 4x4 frame."""
+    frame = np.eye(4)
+    frame[:3, :3] = rotation_of(roll, pitch, yaw)
     frame[:3, 3] = xyz
     return frame
 
 
-def _from_base_outwards(joints: dict[str, _Joint], path: str | Path) -> list[_Joint]:
-    done = [BASE]
-    ordered: list[_Joint] = []
-    while len(ordered) < len(joints):
-        ready = [j for j in joints.values() if j.parent in done and j.child not in done]
+def _from_base_outwards(joints: Sequence[Joint], base: str, path: str | Path) -> list[Joint]:
+    """The joints that hang on the base, parents before children; others do not matter."""
+    done = [base]
+    ordered: list[Joint] = []
+    while True:
+        ready = [j for j in joints if j.parent in done and j.child not in done]
         if not ready:
-            lost = [j.name for j in joints.values() if j.child not in done]
-            raise UserError(f"{path} does not connect {', '.join(lost)} to {BASE}.")
+            break
         ordered += ready
         done += [joint.child for joint in ready]
+    if not ordered:
+        raise UserError(f"no joint of {path} hangs on a link {base}: name the arm's base link.")
     return ordered
