@@ -19,6 +19,7 @@ from so101_driver import registers as reg
 from so101_driver.bus import BusError, PortLostError, ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
+from so101_driver.driver_reasons import Reason, ReasonCode, other_settings
 from so101_driver.driver_types import (
     Command,
     CommandResult,
@@ -197,16 +198,21 @@ class ArmDriver:
                 else:
                     self._stop.wait(-late_ns * 1e-9)
         except PortLostError as error:
-            self._give_up(str(error))
+            self._give_up(Reason(ReasonCode.PORT_LOST, str(error)))
         except Exception as error:
             # A bug: end with a trace instead of leaving a driver that looks alive.
             traceback.print_exc()
-            self._give_up(f"the servo loop failed with {type(error).__name__}: {error}")
+            what = f"{type(error).__name__}: {error}"
+            self._give_up(
+                Reason(
+                    ReasonCode.INTERNAL, f"the servo loop failed with {what}; restart the driver"
+                )
+            )
 
-    def _give_up(self, sentence: str) -> None:
+    def _give_up(self, reason: Reason) -> None:
         with self._lock:
-            self._core.set_fault(sentence)
-        self._on_lost(sentence)
+            self._core.set_fault(reason)
+        self._on_lost(reason.sentence)
 
     def _cycle(self, cycle: int) -> JointSample | None:
         detailed = cycle % _SWEEP_EVERY == 0
@@ -239,7 +245,7 @@ class ArmDriver:
                 raise
             except (BusError, UserError) as error:
                 with self._lock:
-                    self._core.set_fault(str(error))
+                    self._core.set_fault(Reason(ReasonCode.SETUP_FAILED, str(error).rstrip(".")))
                 future.set_result(Answer(False, str(error)))
 
     def _give_torque(self) -> Answer:
@@ -251,7 +257,8 @@ class ArmDriver:
             return Answer(True, "torque is on or rising already")
         action = self._bring_up()
         if action is StartAction.FAULT:
-            return Answer(False, self._core.fault or "")
+            fault = self._core.fault
+            return Answer(False, fault.sentence if fault else "")
         return Answer(True, "torque is on" if action is StartAction.ADOPT else "torque is rising")
 
     def _release(self, duration_s: float) -> Answer:
@@ -271,14 +278,12 @@ class ArmDriver:
         if missing and not standing:
             arm_setup.apply(bus, missing)
         limits = arm_setup.read_torque_limits(bus)
+        overload = arm_setup.read_overload(bus)
         with self._lock:
-            action = self._core.start(states, limits, time.monotonic_ns())
+            action = self._core.start(states, limits, time.monotonic_ns(), overload)
             if missing and standing:
                 # Other gains would let a standing arm sag or jerk.
-                self._core.set_fault(
-                    f"{missing[0]} while the arm stands, which would move it if changed now: "
-                    "support the arm, call driver/release, then driver/set_torque"
-                )
+                self._core.set_fault(other_settings(str(missing[0])))
                 return StartAction.FAULT
         if action is StartAction.GIVE_TORQUE:
             goals = arm_setup.give_torque(bus, self._calibration)

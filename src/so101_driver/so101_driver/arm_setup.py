@@ -13,6 +13,7 @@ from so101_driver.bus import ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import GRIPPER, JOINT_NAMES, SERVO_IDS
+from so101_driver.overload_guard import OverloadRegisters
 from so101_driver.readings import STATE_ADDRESS, STATE_SIZE, ServoState, servo_name
 from so101_driver.registers import Memory, Register
 
@@ -144,6 +145,18 @@ def read_states(bus: ServoBus) -> tuple[ServoState, ...]:
 def read_torque_limits(bus: ServoBus) -> tuple[int, ...]:
     """Return each servo's own largest torque, 0..1000: what its limit is after power-on."""
     return tuple(bus.read(servo_id, reg.MAX_TORQUE) for servo_id in SERVO_IDS)
+
+
+def read_overload(bus: ServoBus) -> tuple[OverloadRegisters, ...]:
+    """Return what each servo's own protection is set to; the factory's where it is switched off."""
+    address = reg.PROTECTION_TIME.address
+    found = []
+    for servo_id in SERVO_IDS:
+        block = bus.read_block(servo_id, address, 2)
+        percent = block.value(reg.OVERLOAD_TORQUE, address) or reg.OVERLOAD_TORQUE.default
+        time = block.value(reg.PROTECTION_TIME, address) or reg.PROTECTION_TIME.default
+        found.append(OverloadRegisters(percent / 100, time * reg.PROTECTION_TIME_S))
+    return tuple(found)
 
 
 def give_torque(bus: ServoBus, calibration: Calibration) -> tuple[int, ...]:

@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from so101_driver import driver_reasons as reasons
 from so101_driver import registers as reg
 from so101_driver.calibration import Calibration
+from so101_driver.driver_reasons import Reason
 from so101_driver.driver_types import (
     Array,
     Command,
@@ -22,7 +24,6 @@ from so101_driver.driver_types import (
     DriverConfig,
     DriverSnapshot,
     DriverState,
-    HoldReason,
     JointSample,
     Refusal,
     StartAction,
@@ -30,8 +31,9 @@ from so101_driver.driver_types import (
     Write,
 )
 from so101_driver.estop_latch import EstopLatch, SafetyPhase
-from so101_driver.joints import ARM, JOINT_NAMES, SERVO_IDS
-from so101_driver.readings import Reading, ServoState, servo_name
+from so101_driver.joints import ARM, GRIPPER, JOINT_NAMES, SERVO_IDS
+from so101_driver.overload_guard import OverloadGuard, OverloadRegisters
+from so101_driver.readings import Reading, ServoState
 from so101_driver.torque_ramp import TorqueRamp
 
 _PERIOD_S = 0.01
@@ -40,6 +42,11 @@ _CREDIT_S = 0.03
 """How much late commands may catch up at once, as seconds of motion at full speed."""
 _SPEED_HEADROOM = 1.05
 """So that a trajectory at exactly the speed limit is not cut by jitter and rounding."""
+_TORQUE_REASONS = {
+    TorquePhase.OFF: reasons.TORQUE_OFF,
+    TorquePhase.RISING: reasons.TORQUE_RISING,
+    TorquePhase.FALLING: reasons.TORQUE_FALLING,
+}
 
 
 class DriverCore:
@@ -54,10 +61,11 @@ class DriverCore:
     def __init__(self, config: DriverConfig, calibration: Calibration) -> None:
         self.counters: Counter[str] = Counter()
         self.torque = TorquePhase.OFF
-        self.fault: str | None = None
+        self.fault: Reason | None = None
         self._config = config
         self._calibration = calibration
         self._estop = EstopLatch(config.estop_acknowledge_s)
+        self._guard = OverloadGuard(config.guard, self.counters)
         self._ramp: TorqueRamp | None = None
         self._full_limits = (0,) * len(SERVO_IDS)
         self._enabled = [False] * len(SERVO_IDS)
@@ -77,7 +85,11 @@ class DriverCore:
     # Starting.
 
     def start(
-        self, states: Sequence[ServoState], full_limits: Sequence[int], now_ns: int
+        self,
+        states: Sequence[ServoState],
+        full_limits: Sequence[int],
+        now_ns: int,
+        overload: Sequence[OverloadRegisters] = (OverloadRegisters(),) * len(SERVO_IDS),
     ) -> StartAction:
         """Decide what to do with the arm as found; clears a fault.
 
@@ -85,10 +97,12 @@ class DriverCore:
             states: In the order of SERVO_IDS.
             full_limits: Each servo's torque limit in normal use, 0..1000.
             now_ns: Steady time.
+            overload: Each servo's own protection.
         """
         self.fault = None
         self._ramp = None
         self._full_limits = tuple(full_limits)
+        self._guard.start(self._full_limits, overload, now_ns)
         self._bad_cycles = [0] * len(SERVO_IDS)
         self._any_reading_ns = now_ns
         self._needs_resync = False
@@ -101,17 +115,13 @@ class DriverCore:
         self._take_goal([state.goal_ticks for state in states])
         if not all(enabled):
             limp = [i for i, on in zip(SERVO_IDS, enabled, strict=True) if not on]
-            self.set_fault(_power_on_sentence(limp))
+            self.set_fault(reasons.power_cycled(limp))
             return StartAction.FAULT
         present = self._calibration.ticks_to_rad([state.present_ticks for state in states])
         apart = np.abs(present - self._goal_rad)[ARM]
         worst = int(np.argmax(apart))
         if apart[worst] > self._config.adopt_rad:
-            self.set_fault(
-                f"{JOINT_NAMES[worst]} is {math.degrees(apart[worst]):.0f}° away from the goal in "
-                "its servo, so the arm is left as it is: support it, call driver/release, then "
-                "driver/set_torque"
-            )
+            self.set_fault(reasons.far_from_goal(JOINT_NAMES[worst], math.degrees(apart[worst])))
             return StartAction.FAULT
         if self._limits != self._full_limits:
             # It was left in the middle of a ramp, or by a program with other limits.
@@ -127,10 +137,10 @@ class DriverCore:
         self.torque = TorquePhase.RISING
         self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
 
-    def set_fault(self, sentence: str) -> None:
+    def set_fault(self, reason: Reason) -> None:
         """Latch a fault: the arm holds until ``start``; the first one is kept."""
         if self.fault is None:
-            self.fault = sentence
+            self.fault = reason
             self.counters["faults"] += 1
 
     # Commands.
@@ -265,19 +275,31 @@ class DriverCore:
             if count > self._config.max_bad_cycles
         ]
         if bad:
-            names = ", ".join(map(servo_name, bad))
-            self.set_fault(f"{names} stopped answering: check its cable and whether it is hot")
+            self.set_fault(reasons.servo_silent(bad))
         if not readings:
             since_ns = self._any_reading_ns
             if since_ns is not None and now_ns - since_ns > self._config.bus_silence_s * 1e9:
-                self.set_fault("no servo answers any more: check the power supply and the cable")
+                self.set_fault(reasons.BUS_SILENT)
             return None
         self._any_reading_ns = now_ns
+        self._watch_load(readings, now_ns)
         return JointSample(
             min(reading.stamp_ns for reading in readings.values()),
             self._calibration.ticks_to_rad(position),
             self._calibration.tick_rate_to_rad_s(velocity),
         )
+
+    def _watch_load(self, readings: Mapping[int, Reading], now_ns: int) -> None:
+        """Pass on the duties, which only the longer reads bring."""
+        if self.torque is not TorquePhase.ON or self._ramp or self._goal_ticks is None:
+            return
+        address = reg.PRESENT_POSITION.address
+        for joint, (servo_id, goal) in enumerate(zip(SERVO_IDS, self._goal_ticks, strict=True)):
+            reading = readings.get(servo_id)
+            if reading is not None and len(reading.data) >= reg.DIAGNOSTICS_SIZE:
+                duty = reading.value(reg.PRESENT_LOAD, address) * reg.DUTY
+                present = reading.value(reg.PRESENT_POSITION, address)
+                self._guard.observe(joint, duty, present, goal, now_ns)
 
     def check_states(self, states: Mapping[int, ServoState]) -> tuple[Write, ...]:
         """Compare what the servos do with what they should do; returns corrections.
@@ -289,7 +311,7 @@ class DriverCore:
         if self.torque is not TorquePhase.OFF:
             limp = [servo_id for servo_id, state in states.items() if not state.torque_enabled]
             if limp:
-                self.set_fault(_power_on_sentence(limp))
+                self.set_fault(reasons.power_cycled(limp))
             return ()
         # Switching off is not acknowledged on the bus, so it is repeated until it is seen.
         still_on = [servo_id for servo_id, state in states.items() if state.torque_enabled]
@@ -301,10 +323,10 @@ class DriverCore:
         return (Write(reg.TORQUE_LIMIT, wrong),) if wrong else ()
 
     def tick(self, now_ns: int) -> tuple[Write, ...]:
-        """Advance torque ramps; call it once per cycle."""
+        """Advance torque limits; call it once per cycle."""
         ramp = self._ramp
         if ramp is None:
-            return ()
+            return self._guarded_limits(now_ns) if self.torque is TorquePhase.ON else ()
         limits = ramp.limits(now_ns)
         writes = [Write(reg.TORQUE_LIMIT, dict(zip(SERVO_IDS, limits, strict=True)))]
         self._limits = limits
@@ -316,6 +338,16 @@ class DriverCore:
             else:
                 self.torque = TorquePhase.ON
         return tuple(writes)
+
+    def _guarded_limits(self, now_ns: int) -> tuple[Write, ...]:
+        limits = self._guard.limits(now_ns)
+        changed = {
+            servo_id: limit
+            for servo_id, limit, held in zip(SERVO_IDS, limits, self._limits, strict=True)
+            if limit != held
+        }
+        self._limits = limits
+        return (Write(reg.TORQUE_LIMIT, changed),) if changed else ()
 
     def commands_stopped(self, now_ns: int) -> bool:
         """Return whether no acceptable command has come for ``command_timeout_s``."""
@@ -340,24 +372,29 @@ class DriverCore:
             goal_rad=goal,
             reading_age_s=np.array(ages),
             torque_limit=np.array(self._limits) * reg.DUTY,
+            limited=self._limited_joints(),
         )
 
-    def _state(self, now_ns: int) -> tuple[DriverState, str]:
+    def _limited_joints(self) -> tuple[tuple[str, float], ...]:
+        limited = self._guard.limited.items()
+        return tuple((JOINT_NAMES[joint], share) for joint, share in limited if joint != GRIPPER)
+
+    def _state(self, now_ns: int) -> tuple[DriverState, Reason]:
         if self.fault is not None:
             return DriverState.FAULT, self.fault
-        if self.torque is TorquePhase.OFF:
-            return DriverState.HOLDING, HoldReason.TORQUE_OFF.value
         if self.torque is not TorquePhase.ON:
-            return DriverState.HOLDING, HoldReason.TORQUE_RAMP.value
+            return DriverState.HOLDING, _TORQUE_REASONS[self.torque]
         silent = self._silent(self._fresh_command_ns, now_ns)
         if self._estop.frozen(now_ns, silent):
-            return DriverState.HOLDING, HoldReason.ESTOP.value
+            return DriverState.HOLDING, reasons.ESTOP
         if not self._silent(self._goal_written_ns, now_ns):
-            return DriverState.ACTIVE, HoldReason.NONE.value
-        reason = HoldReason.DESYNC if self._needs_resync else HoldReason.NO_COMMANDS
+            limited = self._limited_joints()
+            return DriverState.ACTIVE, (
+                reasons.torque_limited(limited) if limited else reasons.FOLLOWING
+            )
         if self._several_sources and not silent:
-            reason = HoldReason.MULTIPLE_SOURCES
-        return DriverState.HOLDING, reason.value
+            return DriverState.HOLDING, reasons.MULTIPLE_SOURCES
+        return DriverState.HOLDING, reasons.DESYNC if self._needs_resync else reasons.NO_COMMANDS
 
     def _silent(self, since_ns: int | None, now_ns: int) -> bool:
         return since_ns is None or now_ns - since_ns > self._config.command_timeout_s * 1e9
@@ -377,11 +414,3 @@ class DriverCore:
 
     def _ramp_torque(self, target: tuple[int, ...], duration_s: float, now_ns: int) -> None:
         self._ramp = TorqueRamp(self._limits, target, now_ns, duration_s)
-
-
-def _power_on_sentence(limp: Sequence[int]) -> str:
-    names = ", ".join(map(servo_name, limp))
-    return (
-        f"{names} came back with power-on registers (torque off) while the others hold: check the "
-        "power supply, support the arm, call driver/release, then driver/set_torque"
-    )

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 import numpy as np
 from numpy.typing import NDArray
 
+from so101_driver.driver_reasons import Reason
+from so101_driver.overload_guard import GuardConfig
 from so101_driver.registers import Register
 
 Array = NDArray[np.float64]
@@ -20,18 +22,6 @@ class DriverState(Enum):
     ACTIVE = "active"
     HOLDING = "holding"
     FAULT = "fault"
-
-
-class HoldReason(Enum):
-    """Why the driver is not following, as its status says it."""
-
-    NONE = ""
-    TORQUE_OFF = "torque off"
-    TORQUE_RAMP = "torque is being ramped"
-    ESTOP = "estop"
-    MULTIPLE_SOURCES = "MULTIPLE_SOURCES"
-    DESYNC = "DESYNC"
-    NO_COMMANDS = "no commands"
 
 
 class Refusal(Enum):
@@ -88,6 +78,7 @@ class DriverConfig:
         torque_ramp_s: Time in which torque rises.
         release_s: Time in which ``driver/release`` lets the arm down.
         estop_acknowledge_s: Time that safety has to react to an estop before the driver freezes.
+        guard: How far torque limits are lowered on servos that press too long.
     """
 
     position_limits_rad: Array
@@ -103,6 +94,7 @@ class DriverConfig:
     torque_ramp_s: float = 0.5
     release_s: float = 3.0
     estop_acknowledge_s: float = 0.3
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,16 +151,19 @@ class DriverSnapshot:
 
     Attributes:
         state: What it does.
-        reason: Why, in words; empty while following.
+        reason: Why; its sentence is empty while following with full force.
         torque_enabled: As last read from the servos; false until torque has risen to its limit.
         goal_rad: Goal registers, NaN while unknown.
         reading_age_s: Age of the last good position, infinite before the first.
         torque_limit: 0..1.
+        limited: Joints of the arm (name, share of full torque) whose limit is lowered because they
+            pressed too long. A gripper that grips is left out: its limit falls in every grasp.
     """
 
     state: DriverState
-    reason: str
+    reason: Reason
     torque_enabled: tuple[bool, ...]
     goal_rad: Array
     reading_age_s: Array
     torque_limit: Array
+    limited: tuple[tuple[str, float], ...] = ()

@@ -22,6 +22,8 @@ VOLTAGE_V = 0.1
 """Unit of voltages, in volt."""
 DUTY = 1e-3
 """Unit of load and of torque limits; 1.0 is full PWM duty."""
+PROTECTION_TIME_S = 0.01
+"""Unit of protection times, in seconds."""
 ACCELERATION_STEPS_S2 = 100
 """Unit of the acceleration register, in steps/s²."""
 

@@ -7,6 +7,7 @@ import pytest
 from so101_driver.arm_driver import phase_step_ns
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
+from so101_driver.driver_reasons import Reason, ReasonCode
 from so101_driver.driver_types import (
     Command,
     DriverConfig,
@@ -115,7 +116,10 @@ def test_standing_arm_is_adopted_without_a_write(bench):
     assert bench.core.tick(bench.now_ns) == ()
     snapshot = bench.snapshot()
     assert snapshot.goal_rad == pytest.approx(CALIBRATION.ticks_to_rad(HOME))
-    assert (snapshot.state, snapshot.reason) == (DriverState.HOLDING, "no commands")
+    assert (snapshot.state, snapshot.reason.code) == (
+        DriverState.HOLDING,
+        ReasonCode.NO_COMMANDS,
+    )
 
 
 def test_sagging_arm_and_squeezing_gripper_are_adopted():
@@ -131,7 +135,7 @@ def test_arm_far_from_its_goal_is_left_alone():
     present = HOME + np.array([0, 0, 200, 0, 0, 0])
     assert bench.core.start(states(present=present), FULL, bench.now_ns) is StartAction.FAULT
     assert bench.snapshot().state is DriverState.FAULT
-    assert "elbow_flex" in bench.snapshot().reason
+    assert "elbow_flex" in bench.snapshot().reason.sentence
     assert bench.send(bench.goal_rad) is Refusal.FAULT
     assert bench.core.tick(bench.now_ns) == ()
 
@@ -141,7 +145,7 @@ def test_limp_arm_is_given_torque_slowly_and_then_follows():
     core = bench.core
     found = core.start(states(goal=np.zeros(6), enabled=False), FULL, bench.now_ns)
     assert found is StartAction.GIVE_TORQUE
-    assert core.snapshot(bench.now_ns).reason == "torque off"
+    assert core.snapshot(bench.now_ns).reason.code is ReasonCode.TORQUE_OFF
     assert bench.send(bench.goal_rad) is Refusal.TORQUE
     core.torque_given(HOME.tolist(), bench.now_ns)
     limits = []
@@ -179,12 +183,12 @@ def test_one_limp_servo_among_standing_ones_is_a_fault():
     bench = Bench(adopt=False)
     enabled = [True, True, False, True, True, True]
     assert bench.core.start(states(enabled=enabled), FULL, bench.now_ns) is StartAction.FAULT
-    assert "servo 3 (elbow_flex)" in bench.snapshot().reason
+    assert "servo 3 (elbow_flex)" in bench.snapshot().reason.sentence
     assert bench.snapshot().torque_enabled == tuple(enabled)
 
 
 def test_starting_anew_clears_a_fault(bench):
-    bench.core.set_fault("test")
+    bench.core.set_fault(Reason(ReasonCode.INTERNAL, "test"))
     assert bench.send(bench.goal_rad) is Refusal.FAULT
     assert bench.core.start(states(), FULL, bench.now_ns) is StartAction.ADOPT
     assert bench.stream(bench.goal_rad, 2) == {None}
@@ -303,7 +307,7 @@ def test_a_far_command_holds_until_commands_start_from_the_goal(bench):
     far = bench.goal_rad.copy()
     far[1] += 0.36
     assert bench.stream(far, 20) == {Refusal.DESYNC}
-    assert bench.snapshot().reason == "DESYNC"
+    assert bench.snapshot().reason.code is ReasonCode.DESYNC
     assert bench.stream(bench.goal_rad + 0.1, 3) == {Refusal.DESYNC}
     assert not moved(bench)
     assert bench.stream(bench.goal_rad, 3) == {None}
@@ -349,7 +353,7 @@ def test_two_publishers_hold_the_arm_and_one_may_go_on_from_the_goal(bench):
     assert bench.send(bench.goal_rad + 0.01, sources=2) is Refusal.MULTIPLE_SOURCES
     bench.wait(0.15)
     assert bench.send(bench.goal_rad + 0.01, sources=2) is Refusal.MULTIPLE_SOURCES
-    assert bench.snapshot().reason == "MULTIPLE_SOURCES"
+    assert bench.snapshot().reason.code is ReasonCode.MULTIPLE_SOURCES
     assert bench.stream(bench.goal_rad + 0.1, 2) == {Refusal.DESYNC}
     assert not moved(bench)
     assert bench.stream(bench.goal_rad, 2) == {None}
@@ -364,7 +368,7 @@ def test_braking_is_followed_after_an_estop_and_then_the_arm_freezes(bench):
     bench.core.safety(SafetyPhase.STOPPED)
     assert bench.stream(bench.goal_rad + 0.02, 50) == {None}
     bench.wait(0.15)
-    assert bench.snapshot().reason == "estop"
+    assert bench.snapshot().reason.code is ReasonCode.ESTOP
     assert bench.stream(bench.goal_rad, 3) == {Refusal.ESTOP}
     bench.core.safety(SafetyPhase.DISARMED)
     assert bench.stream(bench.goal_rad, 3) == {Refusal.ESTOP}
@@ -374,7 +378,7 @@ def test_braking_is_followed_after_an_estop_and_then_the_arm_freezes(bench):
 
 def test_estop_with_safety_silent_freezes_at_once(bench):
     bench.core.estop(bench.now_ns)
-    assert bench.snapshot().reason == "estop"
+    assert bench.snapshot().reason.code is ReasonCode.ESTOP
     assert bench.stream(bench.goal_rad, 3) == {Refusal.ESTOP}
     bench.core.safety(SafetyPhase.HOLD)
     bench.core.safety(SafetyPhase.MOVING)
@@ -407,7 +411,7 @@ def test_a_silent_servo_is_nan_then_a_fault_on_the_fourth_cycle(bench):
         bench.wait(0.01)
         sample = bench.core.observe(readings(bench.now_ns, others), bench.now_ns)
         assert np.isnan(sample.position_rad).tolist() == [False, False, True] + [False] * 3
-    assert "servo 3 (elbow_flex)" in bench.core.fault
+    assert "servo 3 (elbow_flex)" in bench.core.fault.sentence
     assert bench.send(bench.goal_rad) is Refusal.FAULT
     assert bench.snapshot().reading_age_s[2] == math.inf
     assert bench.snapshot().reading_age_s[0] == 0.0
@@ -429,14 +433,14 @@ def test_a_silent_bus_is_a_fault_after_its_time(bench):
     assert bench.core.fault is None
     bench.wait(0.01)
     bench.core.observe({}, bench.now_ns)
-    assert "no servo answers" in bench.core.fault
+    assert "no servo answers" in bench.core.fault.sentence
 
 
 def test_a_servo_back_from_a_power_failure_is_a_fault_and_not_commanded(bench):
     bench.stream(bench.goal_rad, 2)
     fallen = states(enabled=[True, False, True, True, True, True])
     assert bench.core.check_states(dict(zip(SERVO_IDS, fallen, strict=True))) == ()
-    assert "servo 2 (shoulder_lift)" in bench.core.fault
+    assert "servo 2 (shoulder_lift)" in bench.core.fault.sentence
     assert bench.stream(bench.goal_rad, 3) == {Refusal.FAULT}
 
 
@@ -461,11 +465,11 @@ def test_release_lowers_torque_slowly_before_it_is_off(bench):
     assert limits[-1] == 0
     assert writes[-1].register is reg.TORQUE_ENABLE
     assert set(writes[-1].values.values()) == {0}
-    assert bench.snapshot().reason == "torque off"
+    assert bench.snapshot().reason.code is ReasonCode.TORQUE_OFF
 
 
 def test_release_works_in_a_fault_too(bench):
-    bench.core.set_fault("test")
+    bench.core.set_fault(Reason(ReasonCode.INTERNAL, "test"))
     assert release(bench)[-1].register is reg.TORQUE_ENABLE
 
 

@@ -22,6 +22,7 @@ from so101_driver.bus import BusError, ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
 from so101_driver.driver_parameters import PARAMETERS
+from so101_driver.driver_reasons import NOT_ACTIVE, NOT_CONFIGURED, Reason, torque_limited
 from so101_driver.driver_types import Command, DriverConfig, DriverState, JointSample
 from so101_driver.errors import UserError
 from so101_driver.estop_latch import SafetyPhase
@@ -65,7 +66,7 @@ class DriverNode(NodeBase):
         self._arm: ArmDriver | None = None
         self._ending = False
         self._cycles = 0
-        self._last_state: tuple[int, str] | None = None
+        self._last_state: tuple[int, Reason] | None = None
         self._safety_phase: SafetyPhase | None = None
         self._deaf_topics: set[str] = set()
         self._joint_states = self.create_publisher(JointState, "joint_states", reliable())
@@ -77,7 +78,7 @@ class DriverNode(NodeBase):
         self.subscribe_any_durability(Bool, "estop", self._on_estop, self._deaf_topics.add)
         self.create_service(Trigger, "driver/release", self._on_release)
         self.create_service(SetBool, "driver/set_torque", self._on_set_torque)
-        self._publish_idle_status(DriverStatus.STATE_UNCONFIGURED)
+        self._publish_idle_status(DriverStatus.STATE_UNCONFIGURED, NOT_CONFIGURED)
 
     # Lifecycle.
 
@@ -100,7 +101,7 @@ class DriverNode(NodeBase):
             torque_ramp_s=p.torque_ramp_s,
             release_s=p.release_s,
         )
-        self._publish_idle_status(DriverStatus.STATE_INACTIVE)
+        self._publish_idle_status(DriverStatus.STATE_INACTIVE, NOT_ACTIVE)
 
     def activate(self) -> None:
         """Open the port and take over the arm."""
@@ -125,7 +126,7 @@ class DriverNode(NodeBase):
             self._bus.close()
             self._bus = None
         self._last_state = None
-        self._publish_idle_status(DriverStatus.STATE_INACTIVE)
+        self._publish_idle_status(DriverStatus.STATE_INACTIVE, NOT_ACTIVE)
 
     def request_stop(self, signal_count: int) -> None:
         """Execute commands until they stop, then hold or let the arm down; twice: at once."""
@@ -176,7 +177,7 @@ class DriverNode(NodeBase):
         state = (_STATES[snapshot.state], snapshot.reason)
         if state != self._last_state or self._cycles % _STATUS_EVERY == 0:
             if state[0] == DriverStatus.STATE_FAULT and state != self._last_state:
-                self.get_logger().error(f"FAULT: {snapshot.reason}")
+                self.get_logger().error(f"FAULT: {snapshot.reason.sentence}")
             self._last_state = state
             self._publish_status(arm)
 
@@ -201,7 +202,8 @@ class DriverNode(NodeBase):
         details = [arm.details.get(servo_id) for servo_id in SERVO_IDS]
         message = DriverStatus(
             state=_STATES[snapshot.state],
-            reason=snapshot.reason,
+            reason=snapshot.reason.sentence,
+            reason_code=snapshot.reason.code.value,
             joint_names=list(JOINT_NAMES),
             torque_enabled=list(snapshot.torque_enabled),
             goal_position=snapshot.goal_rad.tolist(),
@@ -220,8 +222,13 @@ class DriverNode(NodeBase):
         message.header.stamp = self.get_clock().now().to_msg()
         self._status.publish(message)
 
-    def _publish_idle_status(self, state: int) -> None:
-        message = DriverStatus(state=state, joint_names=list(JOINT_NAMES))
+    def _publish_idle_status(self, state: int, reason: Reason) -> None:
+        message = DriverStatus(
+            state=state,
+            reason=reason.sentence,
+            reason_code=reason.code.value,
+            joint_names=list(JOINT_NAMES),
+        )
         message.header.stamp = self.get_clock().now().to_msg()
         self._status.publish(message)
 
@@ -298,17 +305,20 @@ class DriverNode(NodeBase):
             temperature = reading.value(reg.PRESENT_TEMPERATURE, reg.DIAGNOSTICS_ADDRESS)
             voltage = reading.value(reg.PRESENT_VOLTAGE, reg.DIAGNOSTICS_ADDRESS) * reg.VOLTAGE_V
             errors = reading.error.name or "no errors"
-            values[name] = f"{temperature} °C, {voltage:.1f} V, {errors}"
+            limit = snapshot.torque_limit[SERVO_IDS.index(servo_id)]
+            values[name] = f"{temperature} °C, {voltage:.1f} V, {errors}, torque limit {limit:.0%}"
             if reading.error:
                 faulty.append(f"{name} reports {reading.error.name}")
         if self._deaf_topics:
             topics = ", ".join(sorted(self._deaf_topics))
             return DiagnosticStatus.ERROR, f"a publisher of {topics} cannot be heard", values
         if snapshot.state is DriverState.FAULT:
-            return DiagnosticStatus.ERROR, snapshot.reason, values
+            return DiagnosticStatus.ERROR, snapshot.reason.sentence, values
+        if snapshot.limited:
+            faulty.append(torque_limited(snapshot.limited).sentence)
         if faulty:
             return DiagnosticStatus.WARN, "; ".join(faulty), values
-        return DiagnosticStatus.OK, snapshot.reason or snapshot.state.value, values
+        return DiagnosticStatus.OK, snapshot.reason.sentence or snapshot.state.value, values
 
 
 def _scaled(details: list[Reading | None], register: reg.Register, unit: float) -> list[float]:
