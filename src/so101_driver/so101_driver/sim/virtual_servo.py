@@ -57,6 +57,8 @@ class VirtualServo:
         muted: Whether it ignores every packet, as a servo with a loose cable does.
         goal_write_enables_torque: Several projects report that writing Goal_Position switches the
             torque on; assumed here, because it is the more dangerous of the two.
+        overload_trips: How often its overload protection has cut its torque. The cut ends with the
+            next goal, so under a stream of goals it lasts for milliseconds.
     """
 
     def __init__(
@@ -77,6 +79,7 @@ class VirtualServo:
         self.supply_v = 12.1
         self.muted = False
         self.goal_write_enables_torque = goal_write_enables_torque
+        self.overload_trips = 0
         self.memory = ServoMemory({**_12_V_PART, reg.ID: servo_id, **(registers or {})})
         self.plant = ServoPlant(model, position_rad)
         self.settings = DriveSettings()
@@ -185,6 +188,8 @@ class VirtualServo:
         self._overload_s += dt_s
         if self._overload_s >= self._protection_time_s:
             self._overloaded = True
+            self._overload_s = 0.0
+            self.overload_trips += 1
             self._apply_settings()
 
     def _apply_settings(self) -> None:

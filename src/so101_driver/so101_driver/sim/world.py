@@ -17,6 +17,9 @@ CUBE_NAMES: tuple[str, ...] = ("red_cube", "green_cube", "blue_cube")
 FOLDED_RAD: tuple[float, ...] = (0.0, -1.745, 1.69, 0.30, 0.0, -0.17)
 """Pose at power-on: upper arm and forearm on their stops, the gripper clear of the cubes."""
 
+STUCK_FRICTION_NM = 20.0
+"""Of a joint that something is caught in; no servo of this arm has 3.5 N·m."""
+
 _AREA_X_M = (0.14, 0.32)
 _AREA_Y_M = (-0.07, 0.11)
 _MIN_DISTANCE_M = 0.085
@@ -55,6 +58,8 @@ class World:
         joints = [self.model.joint(name) for name in JOINT_NAMES]
         self._qpos_index = np.array([joint.qposadr[0] for joint in joints])
         self._qvel_index = np.array([joint.dofadr[0] for joint in joints])
+        self._friction_nm = self.model.dof_frictionloss[self._qvel_index].copy()
+        self._stuck: dict[int, float] = {}
         self._tip = self.model.site("gripper_frame_link").id
         self._cube_geoms = {name: self.model.geom(name).id for name in CUBE_NAMES}
         self._pads = (self.model.geom("fixed_pad").id, self.model.geom("moving_pad").id)
@@ -75,6 +80,15 @@ class World:
         """Velocities of the six joints."""
         return self.data.qvel[self._qvel_index].tolist()
 
+    def set_stuck(self, joint: int, stuck: bool) -> None:
+        """Hold a joint where it is, as something caught in it does, or free it again."""
+        if stuck:
+            self._stuck[joint] = float(self.data.qpos[self._qpos_index[joint]])
+        else:
+            self._stuck.pop(joint, None)
+        friction_nm = STUCK_FRICTION_NM if stuck else self._friction_nm[joint]
+        self.model.dof_frictionloss[self._qvel_index[joint]] = friction_nm
+
     def state(self) -> NDArray[np.float64]:
         """Copy of everything that a picture of the world depends on."""
         return self.data.qpos.copy()
@@ -83,6 +97,10 @@ class World:
         """Advance by one time step with these torques on the joints."""
         self.data.ctrl[:] = torques_nm
         mujoco.mj_step(self.model, self.data)
+        # Friction is soft here: under a lasting push a joint would creep.
+        for joint, position_rad in self._stuck.items():
+            self.data.qpos[self._qpos_index[joint]] = position_rad
+            self.data.qvel[self._qvel_index[joint]] = 0.0
 
     def tip_pose(self) -> NDArray[np.float64]:
         """Pose of gripper_frame_link in base_link, 4x4."""
