@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
@@ -14,9 +14,8 @@ from so101_driver.errors import UserError
 from so101_driver.joints import data_path
 from so101_driver.kinematics import Kinematics
 from so101_driver.safety import Blend, Limits, Mode, Settings, effective_limits
-
-if TYPE_CHECKING:
-    from so101_driver.safety.geometry import Geometry
+from so101_driver.safety.geometry import Geometry
+from so101_driver.safety.geometry_file import load_geometry
 
 DRIVER_SO101 = "so101"
 DRIVER_NONE = "none"
@@ -59,8 +58,6 @@ def build_setup(p: Any) -> SafetySetup:
             "or leave both empty."
         )
     else:
-        from so101_driver.safety.geometry_file import load_geometry
-
         geometry = load_geometry(p.geometry_file, kinematics, limits.joint_names)
     return SafetySetup(limits, geometry, _settings(p), tuple(warnings))
 

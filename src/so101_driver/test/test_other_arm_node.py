@@ -171,8 +171,7 @@ def arm(tmp_path: Path) -> Iterator[Arm]:
 def test_a_controller_of_ros2_control_is_armed_moved_held_and_parked(arm: Arm, output: str):
     topic = {"forward_topic": FORWARD, "trajectory_topic": TRAJECTORY}[output]
     arm.start(**{output: topic})
-    answer = arm.call("safety/arm")
-    assert answer.success, answer.message
+    arm.wait(lambda: arm.call("safety/arm").success, "arming")
     arm.wait(lambda: len(arm.commands) > 20, "commands while holding")
     np.testing.assert_allclose(arm.commands[0].position, START_RAD, atol=1e-9)
 
@@ -216,8 +215,7 @@ def test_shadow_sends_nothing_to_controllers(arm: Arm):
     arm.start(mode="shadow", forward_topic=FORWARD, trajectory_topic=TRAJECTORY)
     shadows: list[JointState] = []
     arm.node.create_subscription(JointState, "safety/shadow_commands", shadows.append, 100)
-    answer = arm.call("safety/arm")
-    assert answer.success, answer.message
+    arm.wait(lambda: arm.call("safety/arm").success, "arming")
     arm.wait(lambda: len(shadows) > 30, "shadow commands")
     assert not arm.commands
     assert not arm.forwarded

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from so101_driver.errors import UserError
+from so101_driver.joints import data_path
 from so101_driver.parameter_spec import COMMON, NodeParameters
 from wallx_bringup.arguments import resolve
 from wallx_bringup.graph import NodeProcess, build_graph
@@ -116,7 +117,20 @@ def test_only_the_slow_nodes_are_niced(graph) -> None:
     assert {name for name, node in graph().items() if node.nice > 0} == {"policy", "trace"}
 
 
-@pytest.mark.parametrize("name", ["calibration", "checkpoint", "limits_file", "params_file"])
+def test_geometry_is_on_unless_it_is_switched_off(graph, tmp_path) -> None:
+    def given(**arguments: str) -> str:
+        return dict(graph(**arguments)["safety"].parameters)["geometry_file"]
+
+    assert given() == str(data_path("so101_geometry.yaml"))
+    assert given(geometry="off") == ""
+    mine = tmp_path / "off.yaml"
+    mine.touch()
+    assert given(geometry=str(mine)) == str(mine)
+
+
+@pytest.mark.parametrize(
+    "name", ["calibration", "checkpoint", "limits_file", "geometry", "params_file"]
+)
 def test_a_missing_file_is_named_with_its_argument(graph, name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}': /no/such/file cannot be read"):
         graph(**{name: "/no/such/file"})

@@ -129,7 +129,7 @@ def comparable(report: dict) -> dict:
 WORDS = [
     [],
     ["namespace:=left", "estop_topic:=/estop", "wrist_topic:=/cam1/image", "scale:=0.2"],
-    ["mode:=scaled", "instruction:=no"],
+    ["mode:=scaled", "instruction:=no", "geometry:=off"],
     ["instruction:=12"],
     ["instruction:=put: cube"],
     ["instruction:=''"],

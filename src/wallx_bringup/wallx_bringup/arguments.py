@@ -20,6 +20,9 @@ _TOPIC = re.compile(r"^/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*$")
 EMPTY = "''"
 """How an empty text is written where ``name:=`` is not allowed (`ros2 launch`)."""
 
+OFF = "off"
+"""Instead of a geometry file: none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -35,6 +38,7 @@ class Argument:
         maximum: Largest legal number.
         is_topic: Whether the text must be a topic name or a namespace (or empty).
         is_path: Whether the text is a path; it is made absolute and ``~`` is expanded.
+        instead: A word that may stand instead of the path, e.g. ``off``.
     """
 
     name: str
@@ -46,6 +50,7 @@ class Argument:
     maximum: float = math.inf
     is_topic: bool = False
     is_path: bool = False
+    instead: str = ""
 
     @property
     def help(self) -> str:
@@ -78,7 +83,7 @@ class Argument:
                 f"argument '{self.name}' must be a ROS name such as arm_1/image_raw (letters, "
                 f"digits, _ and /), not '{text}'."
             )
-        if self.is_path and text:
+        if self.is_path and text and text != self.instead:
             # The shell does not expand the ~ of `name:=~/file`.
             text = str(Path(text).expanduser().absolute())
         return text
@@ -209,6 +214,15 @@ ARGUMENTS: tuple[Argument, ...] = (
     ),
     Argument("limits_profile", "demo", "cautious", "Profile within the limits file."),
     Argument(
+        "geometry",
+        "",
+        "",
+        "Table, workspace and shape of the arm (YAML), which commands keep clear of; empty takes "
+        "the so101_geometry.yaml that ships with so101_driver, off checks nothing.",
+        is_path=True,
+        instead=OFF,
+    ),
+    Argument(
         "params_file",
         "",
         "",
@@ -244,6 +258,7 @@ class Arguments:
     on_exit: str
     limits_file: str
     limits_profile: str
+    geometry: str
     params_file: str
     given: frozenset[str] = field(default=frozenset(), compare=False)
     """Names that the user gave; the others have their defaults."""
@@ -272,6 +287,7 @@ def resolve(given: Mapping[str, str]) -> Arguments:
         arguments,
         calibration=arguments.calibration or str(data_path("sim_calibration.json")),
         limits_file=arguments.limits_file or str(data_path("so101_limits.yaml")),
+        geometry=arguments.geometry or str(data_path("so101_geometry.yaml")),
     )
 
 

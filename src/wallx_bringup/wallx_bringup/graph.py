@@ -13,7 +13,7 @@ from pathlib import Path
 
 from so101_driver.errors import UserError
 
-from wallx_bringup.arguments import Arguments, Value
+from wallx_bringup.arguments import OFF, Arguments, Value
 from wallx_bringup.domain import PROFILE_VARIABLES
 from wallx_bringup.processes import OnDeath
 
@@ -140,6 +140,7 @@ def build_graph(
             "safety",
             (
                 *limits,
+                ("geometry_file", "" if a.geometry == OFF else a.geometry),
                 ("calibration", a.calibration),
                 ("mode", a.mode),
                 ("scale", a.scale),
@@ -187,9 +188,9 @@ def build_graph(
 
 
 def _check_files(a: Arguments) -> None:
-    for name in ("calibration", "checkpoint", "limits_file", "params_file"):
+    for name in ("calibration", "checkpoint", "limits_file", "geometry", "params_file"):
         path = getattr(a, name)
-        if path and not os.access(path, os.R_OK):
+        if path and path != OFF and not os.access(path, os.R_OK):
             raise UserError(
                 f"argument '{name}': {path} cannot be read; check that it exists and is readable."
             )

@@ -146,7 +146,9 @@ def _values(argument: Argument) -> str:
         return "true, false"
     if isinstance(argument.sim, (int, float)):
         return f"{argument.minimum:.10g} … {argument.maximum:.10g}"
-    return "path" if argument.is_path else "name" if argument.is_topic else "text"
+    if argument.is_path:
+        return f"path, {argument.instead}" if argument.instead else "path"
+    return "name" if argument.is_topic else "text"
 
 
 def _default(value: Value) -> str:

@@ -59,7 +59,7 @@ def driver_reading(message: DriverStatus, received_ns: int) -> DriverReading:
         reason=message.reason,
         torque_on=tuple(message.torque_enabled),
         goal_rad=tuple(message.goal_position),
-        desync=DESYNC_CODE in (message.reason_code, message.reason[: len(DESYNC_CODE)]),
+        desync=message.reason_code == DESYNC_CODE,
         received_ns=received_ns,
         voltage_v=tuple(message.voltage_v),
     )

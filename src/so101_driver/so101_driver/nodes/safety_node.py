@@ -56,7 +56,7 @@ class SafetyNode(NodeBase):
         self._last_status: SafetyStatus | None = None
         self._missed_before = 0
         self._periods_s = (float("nan"),) * 3
-        self._edges: deque[tuple[State, str]] = deque(maxlen=100)
+        self._edges: deque[tuple[State, str, str]] = deque(maxlen=100)
         self._requests = Requests()
         self._outputs = SafetyOutputs(self, self.p.forward_topic, self.p.trajectory_topic)
         self._inputs = SafetyInputs(self, self._requests, self._running, self.p.deadman)
@@ -164,7 +164,7 @@ class SafetyNode(NodeBase):
         self._status.publish(message)
         self._last_status = message
         if shown is None or shown.state != status.state:
-            self._edges.append((status.state, status.reason))
+            self._edges.append((status.state, status.reason_code, status.reason))
 
     def _request_torque(self) -> None:
         if not self._set_torque.service_is_ready():
@@ -189,11 +189,12 @@ class SafetyNode(NodeBase):
         """Log changes of state; not in the loop, because writing text may block."""
         logger = self.get_logger()
         while self._edges:
-            state, reason = self._edges.popleft()
+            state, code, reason = self._edges.popleft()
+            line = f"{state.name} ({code}): {reason}"
             if state in (State.ESTOP, State.FAULT):
-                logger.error(f"{state.name}: {reason}")
+                logger.error(line)
             else:
-                logger.info(f"{state.name}: {reason}")
+                logger.info(line)
 
     def diagnostics(self) -> tuple[bytes, str, Mapping[str, Any]]:
         """Return state, loop timing and what is wrong."""
