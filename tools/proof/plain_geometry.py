@@ -126,8 +126,8 @@ class PlainGeometry:
             for axis, letter in enumerate("xyz"):
                 found.append((f"tip to least {letter}", tip[:, axis] - space["lower_m"][axis]))
                 found.append((f"tip to most {letter}", space["upper_m"][axis] - tip[:, axis]))
-        margin = content["self_collision"]["margin_m"]
-        for first, second in content["self_collision"]["pairs"]:
+        for pair in content["self_collision"]:
+            (first, second), margin = pair["parts"], pair["margin_m"]
             for start_1, end_1, radius_1 in capsules(first):
                 for start_2, end_2, radius_2 in capsules(second):
                     apart = between_segments(start_1, end_1, start_2, end_2)
