@@ -58,6 +58,8 @@ class Geometry:
         self._points = PointSet(kinematics, joint_names)
         self._of_joint = np.argsort(self._points.columns)
         self._kinds = self._place(shapes, kinematics.tip)
+        start = np.zeros((1, len(joint_names)))
+        self._last = start, self._points.pose(start)
         self.names: tuple[str, ...] = tuple(name for kind in self._kinds for name in kind.names)
         self.limits: tuple[Limit, ...] = tuple(
             kind.limit for kind in self._kinds for _ in kind.names
@@ -70,7 +72,7 @@ class Geometry:
 
     def clearances(self, positions_rad: Array) -> Array:
         """Return the clearances of poses: [n, joints] -> [n, constraints], metres."""
-        rows = self._points.pose(positions_rad).rows
+        rows = self._pose(positions_rad).rows
         out = np.empty((len(self.names), rows.shape[2]))
         begin = 0
         for kind in self._kinds:
@@ -84,7 +86,7 @@ class Geometry:
 
         [joints] -> [constraints] metres, [constraints, joints] metres per radian.
         """
-        posed = self._points.pose(position_rad[None])
+        posed = self._pose(position_rad[None])
         count = len(self.names)
         clearances, points, normals = np.empty(count), np.empty((3, count)), np.empty((3, count))
         begin = 0
@@ -102,14 +104,22 @@ class Geometry:
 
     def tip_positions(self, positions_rad: Array) -> Array:
         """Return where the tip is: [n, joints] -> [n, 3], metres in the base's frame."""
-        return self._points.pose(positions_rad).rows[:, self._tip.row].T
+        return self._pose(positions_rad).rows[:, self._tip.row].T.copy()
 
     def tip_jacobian(self, position_rad: Array) -> Array:
         """Return the tip's velocity per joint velocity: [joints] -> [3, joints]."""
-        posed = self._points.pose(position_rad[None])
+        posed = self._pose(position_rad[None])
         axes, origins = self._joint_lines(posed)
         lever = posed.rows[:, self._tip.row] - origins
         return _cross(axes, lever) * self._points.moved_by[self._tip.body]
+
+    def _pose(self, positions_rad: Array) -> Posed:
+        """Place the arm; the same poses are asked for several things, one after the other."""
+        last, posed = self._last
+        if last.shape != positions_rad.shape or not (last == positions_rad).all():
+            posed = self._points.pose(positions_rad)
+            self._last = positions_rad.copy(), posed
+        return posed
 
     def _joint_lines(self, posed: Posed) -> tuple[Array, Array]:
         """Axes and points on them of one pose, [3, joints] in the order of the joint arrays."""
