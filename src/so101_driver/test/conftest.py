@@ -61,6 +61,7 @@ class Scene:
         measured: What the next joint states say.
         jammed: Joints that do not follow their commands.
         driver: What the next driver status says.
+        driver_talks: Whether there is a next one.
     """
 
     START = (0.2, -0.6, 0.7, 0.6, 0.1, 0.5)
@@ -85,6 +86,8 @@ class Scene:
         self.driver: DriverReading | None = DriverReading(
             DriverState.ACTIVE, "", (True,) * 6, self.GOAL, False, 0
         )
+        self.driver_talks = True
+        self._heard: DriverReading | None = None
         self.measuring = True
         self.sequence = 0
         self.problem = ""
@@ -108,8 +111,9 @@ class Scene:
             self.tick += 1
             self.ns += 10_000_000
             joints = JointReading(self.measured, self.ros_ns, self.ns) if self.measuring else None
-            driver = self.driver and replace(self.driver, received_ns=self.ns)
-            arm = ArmState(joints, driver, self.problem)
+            if self.driver_talks:
+                self._heard = self.driver and replace(self.driver, received_ns=self.ns)
+            arm = ArmState(joints, self._heard, self.problem)
             command = self.supervisor.step(self.tick, self.ns, self.ros_ns, arm, chunks, events)
             self.commands.append(command)
             self.results += command.results

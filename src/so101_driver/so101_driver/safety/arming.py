@@ -10,7 +10,7 @@ from so101_driver.safety.chunk_gate import ChunkGate
 from so101_driver.safety.limits import Limits, ServoPart
 from so101_driver.safety.machine import ARMED, LATCHED, Machine
 from so101_driver.safety.motion import Motion
-from so101_driver.safety.readiness import Problem, driver_problem, supply_v
+from so101_driver.safety.readiness import Problem, driver_problem, skew_sentence, supply_v
 from so101_driver.safety.reasons import ReasonCode
 from so101_driver.safety.settings import Settings
 from so101_driver.safety.types import (
@@ -28,6 +28,9 @@ TORQUE_TIMEOUT_S = 6.0
 
 AUTO_ARM_INTERVAL_S = 0.5
 """How often automatic arming looks; chunks must have come within this time."""
+
+SENDER_TIMEOUT_S = 2.0
+"""The clock of a sender that has been silent for longer does not matter."""
 
 
 class Arming:
@@ -123,10 +126,7 @@ class Arming:
             return
         self._look_ns = steady_ns + round(AUTO_ARM_INTERVAL_S * 1e9)
         problem = self._not_ready(steady_ns, arm)
-        came_ns = self._chunk_came_ns
-        if problem is None and (
-            came_ns is None or (steady_ns - came_ns) * 1e-9 > AUTO_ARM_INTERVAL_S
-        ):
+        if problem is None and not self._chunks_come(steady_ns, AUTO_ARM_INTERVAL_S):
             # Else a graph whose policy refuses its inputs would be armed for nothing.
             problem = Problem(ReasonCode.WAITING_FOR_CHUNKS, "waiting for a policy's chunks")
         if problem is None:
@@ -139,9 +139,18 @@ class Arming:
             return Problem(ReasonCode.INPUT_NOT_HEARD, arm.input_problem)
         if self._watch.fresh_reading(steady_ns) is None:
             return Problem(ReasonCode.JOINT_STATES, self._watch.problem)
+        skew_s = self._gate.skew_s
+        if abs(skew_s) > self._settings.max_clock_skew_s and self._chunks_come(
+            steady_ns, SENDER_TIMEOUT_S
+        ):
+            return Problem(ReasonCode.CLOCK_SKEW, skew_sentence(skew_s))
         if self.with_driver:
             return driver_problem(arm.driver, len(self._limits.joint_names), steady_ns)
         return None
+
+    def _chunks_come(self, steady_ns: int, within_s: float) -> bool:
+        came_ns = self._chunk_came_ns
+        return came_ns is not None and (steady_ns - came_ns) * 1e-9 <= within_s
 
     def _start(self, steady_ns: int, arm: ArmState) -> tuple[Array | None, Problem | None]:
         """Where to begin, or why not; neither while the driver's torque is awaited."""

@@ -30,6 +30,9 @@ not: a load may hold a joint beyond the slow error at rest."""
 RELIEF_RAD = 0.01
 """How far a target must lead a joint's command back to count as relief."""
 
+RETREAT_RAD_S = 0.05
+"""A command that goes back slower than this does not retreat: it settles on a path that stands."""
+
 RATE_RISE_S = 0.5
 """Time in which the rate rises from 0 to 1, so that a joint that sticks and slips does not jerk."""
 
@@ -159,7 +162,7 @@ class FollowingWatch:
                 self._hanging[joint] = hanging
             # A retreat stops the clocks; they do not begin anew, or a command that trembles would
             # press for ever.
-            if moved_rad[joint] * direction < 0.0:
+            if moved_rad[joint] * direction < -RETREAT_RAD_S * self._period_s:
                 continue
             pushed_rad = (self._command_rad[joint] - hanging.first_command_rad) * direction
             if pushed_rad >= PUSHED_RAD:

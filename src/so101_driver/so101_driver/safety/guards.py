@@ -11,7 +11,7 @@ from so101_driver.safety.chunk_gate import ChunkGate
 from so101_driver.safety.contact import Following, FollowingWatch
 from so101_driver.safety.limits import Limits
 from so101_driver.safety.machine import ARMED, Machine
-from so101_driver.safety.readiness import driver_problem, supply_v
+from so101_driver.safety.readiness import driver_problem, skew_sentence, supply_v
 from so101_driver.safety.reasons import ReasonCode
 from so101_driver.safety.settings import Settings
 from so101_driver.safety.types import (
@@ -89,7 +89,7 @@ class Guards:
         """Say when the clock of the chunks' sender is another one; call it when chunks came."""
         sentence = ""
         if abs(self._gate.skew_s) > self._settings.skew_warning_s:
-            sentence = f"{skew_sentence(self._gate.skew_s)}: synchronise with chrony"
+            sentence = skew_sentence(self._gate.skew_s)
         self._machine.note("clock", Limit.CLOCK, sentence)
 
     # Deadman.
@@ -237,8 +237,3 @@ class Guards:
         if following is None or not following.blocked or self._contact.relieves(target_rad):
             return ""
         return following.sentence
-
-
-def skew_sentence(skew_s: float) -> str:
-    """How the sender's clock differs from this one."""
-    return f"the policy's clock is {abs(skew_s) * 1e3:.0f} ms {'ahead' if skew_s > 0 else 'behind'}"

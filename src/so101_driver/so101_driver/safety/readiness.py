@@ -48,6 +48,15 @@ def supply_v(driver: DriverReading | None) -> float:
     return statistics.median(known) if known else math.nan
 
 
+def skew_sentence(skew_s: float) -> str:
+    """How the clock of the chunks' sender differs from this one."""
+    side = "ahead of" if skew_s > 0.0 else "behind"
+    return (
+        f"the clock of the chunks' sender is {1e3 * abs(skew_s):.0f} ms {side} this one: "
+        "synchronise both with chrony"
+    )
+
+
 def start_problem(position_rad: Array, limits: Limits) -> str:
     """Why the arm cannot be armed in a pose, or "": a joint stands too far outside its limits."""
     for name, position, lower, upper in zip(

@@ -78,15 +78,15 @@ class Requests:
     def _estop(self, event: OperatorEvent) -> None:
         machine = self._machine
         if machine.state is not State.ESTOP:
+            machine.latch(State.ESTOP, ReasonCode.ESTOP, "it was pressed")
             self._arming.fail(Problem(ReasonCode.ESTOP, "the emergency stop was pressed"))
-            machine.latch(State.ESTOP, ReasonCode.ESTOP, "the button was pressed")
         machine.answer(event, True, "emergency stop")
 
     def _disarm(self, event: OperatorEvent) -> None:
         machine = self._machine
         if machine.state in LATCHED:
             machine.answer(event, False, f"{machine.state.name} is latched: reset instead")
-        elif machine.state in ARMED and not self._motion.at_rest:
+        elif machine.state in ARMED and machine.state is not State.HOLD:
             machine.stop(ReasonCode.DISARMED, "disarming", disarm=True)
             machine.answer(event, True, "braking, then disarmed")
         else:
