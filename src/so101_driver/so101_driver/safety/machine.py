@@ -190,9 +190,12 @@ class Machine:
         self.enter(state, code, detail)
 
     def disarm(self, code: ReasonCode, detail: str) -> None:
-        """Stop commanding at once: for an arm at rest, or a driver that does not follow."""
+        """Stop commanding at once: for an arm at rest, or a driver that does not follow.
+
+        What was in motion must not go on when a stop is latched later: the arm is elsewhere then.
+        """
         self.move = None
-        self._motion.forget_path()
+        self._motion.halt()
         self.enter(State.DISARMED, code, detail)
 
     def change_mode(self, mode: Mode, scale: float) -> None:

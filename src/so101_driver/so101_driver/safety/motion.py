@@ -149,6 +149,11 @@ class Motion:
         self._blender.clear()
         self._scaled = self._planned = None
 
+    def halt(self) -> None:
+        """Rest where the command is: for a motion that the arm no longer follows."""
+        self.forget_path()
+        self._limiter.start(self.position_rad, self._lower, self._upper)
+
     def brake(self) -> None:
         """Go on with the verified brake, which ends in holding."""
         self._limiter.brake()
