@@ -15,17 +15,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from so101_driver.safety.chunk_gate import AcceptedChunk
+from so101_driver.safety.chunk_gate import SHORTEST_STEP_S, AcceptedChunk
 from so101_driver.safety.limits import Limits
 from so101_driver.safety.reference import ChunkPath
 from so101_driver.safety.settings import Settings
 from so101_driver.safety.types import Array, Blend
 
-JOIN_SHARE = 0.4
+JOIN_SHARE = 0.2
 """Share of the acceleration and jerk limits that fading between two chunks may use; a join between
 chunks that are far apart takes longer for it."""
 
-LONGEST_JOIN_S = 0.6
+LONGEST_JOIN_S = 0.5
 """But never longer than this: what is left is for the limiter."""
 
 _FADE_ACCELERATION, _FADE_JERK = 5.78, 60.0
@@ -54,10 +54,11 @@ class _Voice:
     Attributes:
         path: What the chunk describes.
         time_s: Path time of the reference's ``next``.
-        horizon_s: Time from its first to its last point.
         takes_s: Path time from which it may take over.
-        committed: Whether it takes over at that time, whatever the mode.
-        join_s: Least time over which it fades in.
+        committed: Whether it begins with points that those before it have promised.
+        blend: How it is combined with the one before.
+        join_s: Time over which it fades in, and out of an ensemble; at first the least.
+        rests: Whether it slows down at its end; not if it has faded away by then.
         entered: Progress of fading in within an ensemble, 0 to 1.
         left: Progress of leaving an ensemble, 0 to 1; negative while it stays.
         state: [2, joints], its position and the step of the last tick that led there.
@@ -65,10 +66,11 @@ class _Voice:
 
     path: ChunkPath
     time_s: float
-    horizon_s: float
     takes_s: float
     committed: bool
+    blend: Blend
     join_s: float
+    rests: bool = True
     entered: float = 1.0
     left: float = -1.0
     state: Array = field(init=False)
@@ -80,11 +82,16 @@ class _Voice:
     def advance(self, step_s: float) -> None:
         """Go on by ``step_s`` of path time."""
         self.time_s += step_s
-        position = self.path.at(self.time_s)
+        position = self.path.at(self.time_s, self.rests)
         self.state = np.array((position, position - self.state[0]))
         self.entered = min(self.entered + step_s / self.join_s, 1.0)
         if self.left >= 0.0:
             self.left += step_s / self.join_s
+
+    def superseded(self, join_s: float) -> None:
+        """A newer chunk fades in over ``join_s``; what is gone by its end need not rest there."""
+        if self.time_s <= self.path.slows_s:
+            self.rests = self.path.end_s - self.time_s < join_s
 
     def weight(self, decay_per_s: float) -> float:
         """Weight in an ensemble, before normalisation."""
@@ -97,7 +104,6 @@ class _Layer:
     """A voice, or an ensemble of voices (the newest last), that fades in over what is below."""
 
     voices: list[_Voice]
-    ensemble: bool
     join_s: float
     entered: float = 0.0
 
@@ -156,7 +162,7 @@ class Blender:
         """Take a chunk; ``steady_ns`` is the time of the command to be made."""
         voice = self._voice(chunk, steady_ns)
         if not self._stack:
-            self._stack.append(_Layer([voice], self._ensembles(voice), 0.0, entered=1.0))
+            self._stack.append(_Layer([voice], voice.join_s, entered=1.0))
             period_s = self._settings.period_s
             self.before, self.now, self.next = (
                 voice.path.at(voice.time_s + k * period_s) for k in (-2, -1, 0)
@@ -183,8 +189,8 @@ class Blender:
                 layer.entered = min(layer.entered + step_s / layer.join_s, 1.0)
             for voice in layer.voices:
                 voice.advance(step_s)
-            if layer.ensemble:
-                self._thin_out(layer)
+            if len(layer.voices) > 1:
+                _thin_out(layer.voices)
         while len(self._stack) > 1 and self._stack[1].entered >= 1.0:
             del self._stack[0]
         for voice in self._waiting:
@@ -216,35 +222,37 @@ class Blender:
     def _its_turn(self, voice: _Voice) -> bool:
         present = self._stack[-1].voices[-1]
         if voice.time_s >= voice.takes_s and (
-            voice.committed
-            or self._settings.blend is not Blend.HALF
-            or present.time_s >= self._settings.half_share * present.horizon_s
+            voice.blend is not Blend.HALF
+            or present.time_s >= self._settings.half_share * present.path.end_s
         ):
             return True
         return present.time_s >= present.path.slows_s and voice.time_s >= 0.0
 
     def _enter(self, voice: _Voice) -> None:
         top = self._stack[-1]
-        ensembles = self._ensembles(voice)
-        if ensembles and top.ensemble:
+        present = top.voices[-1]
+        if voice.blend is present.blend is Blend.ENSEMBLE:
+            weights = [v.weight(self._settings.ensemble_decay_per_s) for v in (*top.voices, voice)]
+            voice.join_s = self._join_s(voice, present, weights[-1] / sum(weights))
             voice.entered = 0.0
+            present.superseded(voice.join_s)
             top.voices.append(voice)
             return
-        layer = _Layer([voice], ensembles, self._join_s(voice, top))
+        layer = _Layer([voice], self._join_s(voice, present))
         if len(self._stack) > 1 and top.entered < _HARDLY_BEGUN:
-            layer.entered = top.entered
+            layer.join_s, layer.entered = top.join_s, top.entered
             self._stack.pop()
+        for older in self._stack[-1].voices:
+            older.superseded(layer.join_s)
         self._stack.append(layer)
 
-    def _ensembles(self, voice: _Voice) -> bool:
-        return self._settings.blend is Blend.ENSEMBLE and not voice.committed
-
-    def _join_s(self, voice: _Voice, top: _Layer) -> float:
+    def _join_s(self, voice: _Voice, present: _Voice, share: float = 1.0) -> float:
         """Time that fading from the reference to a voice needs within its share of the limits."""
-        ahead_s, older = voice.join_s, top.voices[-1]
-        gap = np.maximum(
+        ahead_s = voice.join_s
+        later = present.path.at(present.time_s + ahead_s)
+        gap = share * np.maximum(
             np.abs(voice.path.at(voice.time_s) - self.next),
-            np.abs(voice.path.at(voice.time_s + ahead_s) - older.path.at(older.time_s + ahead_s)),
+            np.abs(voice.path.at(voice.time_s + ahead_s) - later),
         )
         by_acceleration = np.sqrt(
             _FADE_ACCELERATION * gap / (JOIN_SHARE * self._limits.acceleration_rad_s2)
@@ -253,22 +261,16 @@ class Blender:
         needed_s = float(np.maximum(by_acceleration, by_jerk).max())
         return max(voice.join_s, min(needed_s, LONGEST_JOIN_S))
 
-    def _thin_out(self, ensemble: _Layer) -> None:
-        """Let voices leave before they come to rest, while newer ones go on."""
-        for older in range(len(ensemble.voices) - 1):
-            voice = ensemble.voices[older]
-            surplus = older < len(ensemble.voices) - MOST_MEMBERS
-            if voice.left < 0.0 and (surplus or voice.time_s >= voice.path.slows_s - voice.join_s):
-                voice.left = 0.0
-        ensemble.voices[:] = [voice for voice in ensemble.voices if voice.left < 1.0]
-
     # From chunks to paths.
 
     def _voice(self, chunk: AcceptedChunk, steady_ns: int) -> _Voice:
         time_s = (steady_ns - chunk.first_due_ns) * 1e-9
         points, step_s, join_s = chunk.points_rad, chunk.step_s, self._settings.join_s
+        committed = chunk.committed_steps > 0
+        blend = Blend.LATEST if committed else self._settings.blend
         if len(points) == 1:
             points, step_s = self._continued(chunk, time_s)
+            blend = Blend.LATEST
             if step_s > 0.0:
                 join_s = min(join_s, 3.0 * step_s)
         else:
@@ -284,9 +286,9 @@ class Blender:
         return _Voice(
             path,
             time_s,
-            horizon_s=(len(points) - 1) * step_s,
             takes_s=takes_s,
-            committed=chunk.committed_steps > 0,
+            committed=committed,
+            blend=blend,
             join_s=max(join_s, self._settings.period_s),
         )
 
@@ -298,8 +300,10 @@ class Blender:
         """
         stream = self._stream
         due_ns, point = chunk.first_due_ns, chunk.points_rad[0]
-        if stream and not 0.0 < (due_ns - stream[-1][0]) * 1e-9 <= STREAM_INTERVAL_S:
-            stream.clear()
+        if stream:
+            interval_s = (due_ns - stream[-1][0]) * 1e-9
+            if not SHORTEST_STEP_S <= interval_s <= STREAM_INTERVAL_S:
+                stream.clear()
         stream.append((due_ns, point))
         if len(stream) < 2:
             return chunk.points_rad, 0.0
@@ -313,6 +317,16 @@ class Blender:
         ahead_s = min(max(time_s, 0.0) + self._settings.join_s + 2.0 * step_s, LOOK_AHEAD_S)
         steps = np.arange(max(math.ceil(ahead_s / step_s), 1) + 1)
         return point + step_s * steps[:, None] * velocity, step_s
+
+
+def _thin_out(voices: list[_Voice]) -> None:
+    """Let voices of an ensemble leave in time before they end, while the newest stays."""
+    for age, voice in enumerate(reversed(voices)):
+        if age and voice.left < 0.0:
+            ends = voice.rests or voice.time_s >= voice.path.end_s - voice.join_s
+            if ends or age >= MOST_MEMBERS:
+                voice.left = 0.0
+    voices[:] = [voice for voice in voices if voice.left < 1.0]
 
 
 def _fade(progress: float) -> float:

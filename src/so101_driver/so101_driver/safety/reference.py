@@ -12,8 +12,9 @@ from so101_driver.safety.types import Array
 _WEIGHTS = np.concatenate(([0.0], np.logspace(-3.0, 4.0, 15)))
 """Smoothing weights that are tried; relative to the spacing of the points."""
 
-FIT_SHARE = 0.5
-"""Share of the acceleration and jerk limits that a path may need before it is smoothed."""
+FIT_SHARE = 0.6
+"""Share of the acceleration and jerk limits that a path may need before it is smoothed; the limiter
+follows so much exactly."""
 
 EXCESS = 10.0
 """A joint that no feasible spline within the tolerance serves may deviate by this many tolerances:
@@ -27,11 +28,12 @@ ENDING_SHARE = 0.5
 class ChunkPath:
     """C2 path through the points of a chunk.
 
-    Each joint takes a natural cubic spline that minimises squared error plus a weight times squared
-    curvature. The weight is as large as a feasible acceleration and jerk need, but the path stays
-    within the tolerance of every point where that is feasible: exact interpolation of noisy points
-    would ask for accelerations that no limit allows. Towards the end, path time slows down so that
-    the last point is reached at rest.
+    Each joint takes a cubic spline that minimises squared error plus a weight times squared
+    curvature. Its first and last pieces are parabolas: a motion that is cut out of a longer one
+    does not begin and end with constant velocity. The weight is as large as a feasible acceleration
+    and jerk need, but the path stays within the tolerance of every point where that is feasible:
+    exact interpolation of noisy points would ask for accelerations that no limit allows. Towards
+    the end, path time slows down so that the last point is reached at rest.
     """
 
     def __init__(
@@ -68,11 +70,21 @@ class ChunkPath:
         """Time from the first point until the path begins to come to rest."""
         return self._end_s - self._slowing_s
 
-    def at(self, time_s: float) -> Array:
-        """Position at a time since the first point; before and after the path, its ends."""
+    @property
+    def end_s(self) -> float:
+        """Time from the first to the last point."""
+        return self._end_s
+
+    def at(self, time_s: float, rests: bool = True) -> Array:
+        """Position at a time since the first point; before and after the path, its ends.
+
+        Without ``rests`` the path does not slow down towards its end.
+        """
         if self._last == 0:
             return self._only
-        along = min(max(self._path_time(time_s), 0.0), self._end_s) / self._step_s
+        if rests:
+            time_s = self._path_time(time_s)
+        along = min(max(time_s, 0.0), self._end_s) / self._step_s
         index = min(int(along), self._last - 1)
         x = along - index
         c0, c1, c2, c3 = self._pieces[index]
@@ -88,7 +100,7 @@ class ChunkPath:
 
 
 def _pieces(knots: Array) -> Array:
-    """Coefficients [pieces, 4, joints] of the natural spline, in units of the spacing."""
+    """Coefficients [pieces, 4, joints] of the cubic spline, in units of the spacing."""
     curvature = _second_differences(knots)
     begin, end = curvature[:-1], curvature[1:]
     slope = np.diff(knots, axis=0) - (2.0 * begin + end) / 6.0
@@ -123,12 +135,14 @@ def _smoothed(
 
 @lru_cache(maxsize=8)
 def _smoother(count: int) -> tuple[Array, Array, Array]:
-    """Eigenvectors and -values of a natural spline's curvature penalty, and their curvatures."""
+    """Eigenvectors and -values of a spline's curvature penalty, and their curvatures."""
     second = np.zeros((count, count - 2))
     inner = np.arange(count - 2)
     second[inner, inner] = second[inner + 2, inner] = 1.0
     second[inner + 1, inner] = -2.0
     gram = np.diag(np.full(count - 2, 2.0 / 3.0))
+    gram[0, 0] += 1.0 / 6.0
+    gram[-1, -1] += 1.0 / 6.0
     gram += np.diag(np.full(count - 3, 1.0 / 6.0), 1) + np.diag(np.full(count - 3, 1.0 / 6.0), -1)
     penalty = second @ np.linalg.solve(gram, second.T)
     stiffness, basis = np.linalg.eigh(0.5 * (penalty + penalty.T))
@@ -136,11 +150,14 @@ def _smoother(count: int) -> tuple[Array, Array, Array]:
 
 
 def _second_differences(knots: Array) -> Array:
-    """Second derivative, per squared spacing, of the natural cubic spline at its knots."""
+    """Second derivative, per squared spacing, of the cubic spline at its knots."""
     curvature = np.zeros_like(knots)
     if len(knots) > 2:
         right = knots[2:] - 2.0 * knots[1:-1] + knots[:-2]
         bands = np.full((3, len(right)), 1.0 / 6.0)
         bands[1] = 2.0 / 3.0
+        bands[1, 0] += 1.0 / 6.0
+        bands[1, -1] += 1.0 / 6.0
         curvature[1:-1] = solve_banded((1, 1), bands, right)
+        curvature[0], curvature[-1] = curvature[1], curvature[-2]
     return curvature
