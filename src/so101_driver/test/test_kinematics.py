@@ -121,3 +121,88 @@ def test_other_files_are_refused_in_one_sentence(tmp_path):
     other.write_text(URDF.read_text().replace('"elbow_flex"', '"knee"'))
     with pytest.raises(UserError, match="elbow_flex"):
         Kinematics.from_urdf(other)
+
+
+def test_tip_agrees_with_mujoco(arm):
+    mujoco = pytest.importorskip("mujoco")
+    model = mujoco.MjModel.from_xml_path(str(data_path("so101_scene.xml")))
+    data = mujoco.MjData(model)
+    joints = [int(model.joint(name).qposadr[0]) for name in JOINT_NAMES]
+    site = model.site("gripper_frame_link").id
+    poses = random_poses(arm, 1000)
+    tips = np.empty((len(poses), 3))
+    for index, pose in enumerate(poses):
+        data.qpos[joints] = pose
+        mujoco.mj_kinematics(model, data)
+        tips[index] = data.site_xpos[site]
+    assert np.abs(arm.forward(poses)[:, :3, 3] - tips).max() < 1e-6
+
+
+SEVEN = """
+<robot name="seven">
+  <link name="world"/><link name="pedestal"/>
+  <joint name="bolted" type="fixed">
+    <parent link="world"/><child link="pedestal"/><origin xyz="0 0 1"/>
+  </joint>
+  {joints}
+  <joint name="slide" type="prismatic">
+    <parent link="link7"/><child link="finger"/><axis xyz="0 1 0"/>
+    <limit lower="0" upper="0.04"/>
+  </joint>
+  <transmission name="t"><joint name="j1"/></transmission>
+</robot>"""
+
+
+@pytest.fixture
+def seven_urdf(tmp_path):
+    """An arm of seven joints with slanted axes on a pedestal, and a finger that slides."""
+    links = ["pedestal", *(f"link{i}" for i in range(1, 8))]
+    joints = [
+        f'<joint name="j{i}" type="{"continuous" if i == 7 else "revolute"}">'
+        f'<parent link="{links[i - 1]}"/><child link="{links[i]}"/>'
+        f'<origin xyz="0.0{i} 0.01 0.1" rpy="0.{i} -0.2 0.3"/>'
+        f'<axis xyz="{i % 2} {i % 3} 1"/><limit lower="-{i}" upper="2"/></joint>'
+        for i in range(1, 8)
+    ]
+    path = tmp_path / "seven.urdf"
+    path.write_text(SEVEN.format(joints="".join(reversed(joints))))
+    return path
+
+
+def test_an_arm_of_seven_joints(seven_urdf):
+    names = [f"j{i}" for i in range(1, 8)]
+    arm = Kinematics.from_urdf(seven_urdf, "link7", base="pedestal", joint_names=names)
+    assert arm.joint_names == tuple(names)
+    assert arm.base == "pedestal"
+    assert arm.position_limits_rad[1].tolist() == [-2.0, 2.0]
+    assert arm.position_limits_rad[6].tolist() == [-np.inf, np.inf]
+    assert set(arm.link_names) == {"pedestal", "finger", *(f"link{i}" for i in range(1, 8))}
+    pose = np.linspace(-1, 1, 7)
+    step = 1e-6 * np.eye(7)
+    slope = (arm.forward(pose + step) - arm.forward(pose - step))[:, :3, 3].T / 2e-6
+    assert arm.jacobian(pose)[:3] == pytest.approx(slope, abs=1e-8)
+    # All revolute joints in the order of the file, which is from the tip here.
+    other = Kinematics.from_urdf(seven_urdf, "link7", base="pedestal", joint_names=None)
+    assert other.joint_names == tuple(reversed(names))
+    assert other.forward(pose[::-1]) == pytest.approx(arm.forward(pose))
+    from_world = Kinematics.from_urdf(seven_urdf, "link7", base="world", joint_names=names)
+    assert from_world.forward(pose)[2, 3] == pytest.approx(arm.forward(pose)[2, 3] + 1.0)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tip": "hand"}, "no link hand"),
+        ({"base": "table"}, "hangs on a link table"),
+        ({"joint_names": ["j1", "slide"]}, "slide .* is not revolute"),
+        ({"joint_names": ["j1", "bolted"]}, "no revolute joint bolted"),
+        ({"joint_names": ["j1", "j2"]}, "j3 lies between"),
+        ({"base": "link1", "tip": "link2"}, "does not connect j1 to link1"),
+        ({"tip": "finger"}, "slide lies between"),
+        ({"joint_names": []}, "no revolute joint"),
+    ],
+)
+def test_what_the_urdf_does_not_have_is_named(seven_urdf, options, message):
+    given = {"tip": "link7", "base": "pedestal", "joint_names": None} | options
+    with pytest.raises(UserError, match=message):
+        Kinematics.from_urdf(seven_urdf, **given)
