@@ -34,6 +34,7 @@ from so101_driver.estop_latch import EstopLatch, SafetyPhase
 from so101_driver.joints import ARM, GRIPPER, JOINT_NAMES, SERVO_IDS
 from so101_driver.overload_guard import OverloadGuard, OverloadRegisters
 from so101_driver.readings import Reading, ServoState
+from so101_driver.silence_watch import SilenceWatch
 from so101_driver.torque_ramp import TorqueRamp
 
 _PERIOD_S = 0.01
@@ -78,9 +79,7 @@ class DriverCore:
         self._fresh_command_ns: int | None = None
         self._several_sources = False
         self._needs_resync = False
-        self._bad_cycles = [0] * len(SERVO_IDS)
-        self._reading_ns: list[int | None] = [None] * len(SERVO_IDS)
-        self._any_reading_ns: int | None = None
+        self._silence = SilenceWatch(config.max_bad_cycles, config.bus_silence_s)
 
     # Starting.
 
@@ -103,8 +102,7 @@ class DriverCore:
         self._ramp = None
         self._full_limits = tuple(full_limits)
         self._guard.start(self._full_limits, overload, now_ns)
-        self._bad_cycles = [0] * len(SERVO_IDS)
-        self._any_reading_ns = now_ns
+        self._silence.start(now_ns)
         self._needs_resync = False
         self._take_states(dict(zip(SERVO_IDS, states, strict=True)))
         enabled = [state.torque_enabled for state in states]
@@ -131,7 +129,7 @@ class DriverCore:
     def torque_given(self, goal_ticks: Sequence[int], now_ns: int) -> None:
         """Take over an arm that was switched on at these goals with torque limit 0."""
         self._take_goal(goal_ticks)
-        self._any_reading_ns = now_ns
+        self._silence.start(now_ns)
         self._enabled = [True] * len(SERVO_IDS)
         self._limits = (0,) * len(SERVO_IDS)
         self.torque = TorquePhase.RISING
@@ -256,32 +254,18 @@ class DriverCore:
 
     def observe(self, readings: Mapping[int, Reading], now_ns: int) -> JointSample | None:
         """Take one cycle's read of present position and velocity; None if nobody answered."""
+        silent = self._silence.update(readings, now_ns)
+        if silent is not None:
+            self.set_fault(silent)
+        if not readings:
+            return None
         address = reg.PRESENT_POSITION.address
         position = np.full(len(SERVO_IDS), np.nan)
         velocity = np.full(len(SERVO_IDS), np.nan)
         for index, servo_id in enumerate(SERVO_IDS):
-            reading = readings.get(servo_id)
-            if reading is None:
-                # With everybody silent it is the bus, which is judged by time below.
-                self._bad_cycles[index] += bool(readings)
-                continue
-            self._bad_cycles[index] = 0
-            self._reading_ns[index] = reading.stamp_ns
-            position[index] = reading.value(reg.PRESENT_POSITION, address)
-            velocity[index] = reading.value(reg.PRESENT_VELOCITY, address)
-        bad = [
-            servo_id
-            for servo_id, count in zip(SERVO_IDS, self._bad_cycles, strict=True)
-            if count > self._config.max_bad_cycles
-        ]
-        if bad:
-            self.set_fault(reasons.servo_silent(bad))
-        if not readings:
-            since_ns = self._any_reading_ns
-            if since_ns is not None and now_ns - since_ns > self._config.bus_silence_s * 1e9:
-                self.set_fault(reasons.BUS_SILENT)
-            return None
-        self._any_reading_ns = now_ns
+            if servo_id in readings:
+                position[index] = readings[servo_id].value(reg.PRESENT_POSITION, address)
+                velocity[index] = readings[servo_id].value(reg.PRESENT_VELOCITY, address)
         self._watch_load(readings, now_ns)
         return JointSample(
             min(reading.stamp_ns for reading in readings.values()),
@@ -364,13 +348,12 @@ class DriverCore:
         if self._goal_ticks is not None:
             goal = self._calibration.ticks_to_rad(self._goal_ticks)
         rising = self.torque is TorquePhase.RISING
-        ages = [math.inf if t is None else (now_ns - t) * 1e-9 for t in self._reading_ns]
         return DriverSnapshot(
             state=state,
             reason=reason,
             torque_enabled=tuple(on and not rising for on in self._enabled),
             goal_rad=goal,
-            reading_age_s=np.array(ages),
+            reading_age_s=self._silence.ages_s(now_ns),
             torque_limit=np.array(self._limits) * reg.DUTY,
             limited=self._limited_joints(),
         )

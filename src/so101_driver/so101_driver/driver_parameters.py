@@ -85,6 +85,13 @@ PARAMETERS = NodeParameters(
             maximum=10.0,
         ),
         Parameter(
+            "gripper_torque",
+            0.2,
+            "Share of full torque with which the gripper goes on gripping after about a second.",
+            minimum=0.05,
+            maximum=0.24,
+        ),
+        Parameter(
             "release_s",
             3.0,
             "Time in which driver/release lets the arm go limp.",

@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from so101_driver.joints import JOINT_NAMES
+from so101_driver.joints import GRIPPER, JOINT_NAMES
 
 HEAT_ON = 0.55
 HEAT_OFF = 0.40
@@ -69,6 +69,12 @@ class GuardConfig:
     sustainable: tuple[float, ...] = (0.4, 0.7, 0.5, 0.4, 0.4, 0.2)
     lower_per_s: float = 2.0
     raise_per_s: float = 0.25
+
+    def with_gripper(self, share: float) -> GuardConfig:
+        """Return the same with another share for the gripper."""
+        shares = list(self.sustainable)
+        shares[GRIPPER] = share
+        return replace(self, sustainable=tuple(shares))
 
 
 @dataclass(slots=True)

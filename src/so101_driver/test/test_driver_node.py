@@ -206,6 +206,34 @@ def test_limp_arm_is_switched_on_without_motion_and_then_follows(bench: Bench) -
     assert bench.enabled() == [1] * 6
 
 
+def test_every_status_says_why_and_the_first_one_of_an_arm_has_its_voltage(bench: Bench) -> None:
+    bench.started()
+    idle = (DriverStatus.STATE_UNCONFIGURED, DriverStatus.STATE_INACTIVE)
+    awake = [status for status in bench.statuses if status.state not in idle]
+    assert np.isfinite([status.voltage_v for status in awake]).all()
+    assert {status.reason_code for status in awake} <= {"TORQUE_RAMP", "NO_COMMANDS"}
+    for status in bench.statuses:
+        assert status.reason
+        assert status.reason_code
+
+
+def test_a_servo_that_presses_too_long_loses_force_and_the_status_says_so(bench: Bench) -> None:
+    bench.started()
+    bench.servos.servos[2].plant.duty = 1.0
+    bench.stream(bench.goals_rad(), 2.5)
+    status = bench.statuses[-1]
+    assert status.state == DriverStatus.STATE_ACTIVE
+    assert status.reason_code == "TORQUE_LIMITED"
+    assert "shoulder_lift's torque is limited to 70%" in status.reason
+    assert status.torque_limit == pytest.approx([1.0, 0.7, 1.0, 1.0, 1.0, 0.5])
+    assert bench.servos.servos[2].memory.value(reg.TORQUE_LIMIT) == 700
+    assert bench.counter("torque_limited_shoulder_lift") == 1
+    bench.servos.servos[2].plant.duty = 0.1
+    bench.stream(bench.goals_rad(), 3.0)
+    assert bench.servos.servos[2].memory.value(reg.TORQUE_LIMIT) == 1000
+    assert bench.statuses[-1].reason_code == ""
+
+
 def test_killed_driver_leaves_the_arm_standing_and_the_next_one_adopts_it(bench: Bench) -> None:
     bench.started()
     start = bench.goals_rad()
@@ -309,6 +337,7 @@ def test_servo_back_from_a_power_failure_is_not_commanded(bench: Bench) -> None:
     bench.servos.power_cycle(2)
     status = bench.wait_for_state("servo 2 (shoulder_lift)")
     assert status.state == DriverStatus.STATE_FAULT
+    assert status.reason_code == "POWER_CYCLED"
     writes = bench.servos.goal_writes
     bench.stream(bench.goals_rad(), 0.2)
     assert bench.servos.goal_writes == writes
@@ -321,6 +350,7 @@ def test_a_servo_that_falls_silent_is_nan_and_then_a_fault(bench: Bench) -> None
     bench.servos.mute(5)
     status = bench.wait_for_state("servo 5 (wrist_roll)")
     assert status.state == DriverStatus.STATE_FAULT
+    assert status.reason_code == "SERVO_SILENT"
     silent = [message.position[4] for message in bench.joint_states][-3:]
     assert all(math.isnan(value) for value in silent)
     assert not math.isnan(bench.joint_states[-1].position[0])

@@ -29,6 +29,7 @@ from so101_driver.estop_latch import SafetyPhase
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
 from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
 from so101_driver.nodes.polled import PolledSubscription
+from so101_driver.overload_guard import GuardConfig
 from so101_driver.readings import Reading
 from so101_driver.safety.limits import effective_limits
 from wallx_msgs.msg import DriverStatus, NamedCount, SafetyStatus
@@ -100,6 +101,7 @@ class DriverNode(NodeBase):
             bus_silence_s=p.bus_silence_s,
             torque_ramp_s=p.torque_ramp_s,
             release_s=p.release_s,
+            guard=GuardConfig().with_gripper(p.gripper_torque),
         )
         self._publish_idle_status(DriverStatus.STATE_INACTIVE, NOT_ACTIVE)
 

@@ -1,0 +1,65 @@
+"""Tells a reply that is lost now and then from a servo, or a bus, that has fallen silent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from so101_driver import driver_reasons as reasons
+from so101_driver.driver_reasons import Reason
+from so101_driver.joints import SERVO_IDS
+from so101_driver.readings import Reading
+
+
+class SilenceWatch:
+    """Counts the cycles in which a servo did not answer.
+
+    Args:
+        max_bad_cycles: Consecutive missing replies of one servo, while others answer, that are
+            tolerated.
+        bus_silence_s: How long all servos may be silent at once.
+    """
+
+    def __init__(self, max_bad_cycles: int, bus_silence_s: float) -> None:
+        self._max_bad_cycles = max_bad_cycles
+        self._bus_silence_s = bus_silence_s
+        self._bad_cycles = [0] * len(SERVO_IDS)
+        self._reading_ns: list[int | None] = [None] * len(SERVO_IDS)
+        self._any_reading_ns: int | None = None
+
+    def start(self, now_ns: int) -> None:
+        """Take the servos as answering now."""
+        self._bad_cycles = [0] * len(SERVO_IDS)
+        self._any_reading_ns = now_ns
+
+    def update(self, readings: Mapping[int, Reading], now_ns: int) -> Reason | None:
+        """Take one cycle's replies; returns who has fallen silent, or None."""
+        for index, servo_id in enumerate(SERVO_IDS):
+            reading = readings.get(servo_id)
+            if reading is None:
+                # With everybody silent it is the bus, which is judged by time below.
+                self._bad_cycles[index] += bool(readings)
+            else:
+                self._bad_cycles[index] = 0
+                self._reading_ns[index] = reading.stamp_ns
+        bad = [
+            servo_id
+            for servo_id, count in zip(SERVO_IDS, self._bad_cycles, strict=True)
+            if count > self._max_bad_cycles
+        ]
+        if bad:
+            return reasons.servo_silent(bad)
+        if readings:
+            self._any_reading_ns = now_ns
+            return None
+        since_ns = self._any_reading_ns
+        if since_ns is not None and now_ns - since_ns > self._bus_silence_s * 1e9:
+            return reasons.BUS_SILENT
+        return None
+
+    def ages_s(self, now_ns: int) -> NDArray[np.float64]:
+        """Age of each servo's newest reply; infinite before the first."""
+        return np.array([math.inf if t is None else (now_ns - t) * 1e-9 for t in self._reading_ns])
