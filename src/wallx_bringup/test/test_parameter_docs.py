@@ -8,6 +8,7 @@ import pytest
 import yaml
 from so101_driver.parameter_spec import COMMON
 from wallx_bringup.parameter_docs import all_parameters, generate
+from wallx_bringup.state_diagram import drawn, tabled
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -37,3 +38,7 @@ def test_every_parameter_has_its_row_in_the_reference() -> None:
     for _, spec in all_parameters():
         section = page.split(f"## {spec.node} (")[1].split("\n## ")[0]
         assert all(f"| `{p.name}` |" in section for p in spec.parameters)
+
+
+def test_the_picture_of_states_has_the_arrows_of_the_table() -> None:
+    assert drawn() == tabled()

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 from so101_driver.parameter_spec import COMMON, NodeParameters, Parameter
 
+from wallx_bringup import state_diagram, state_docs
 from wallx_bringup.arguments import ARGUMENTS, EMPTY, Argument, Value, as_text
 
 _MODULES = (
@@ -41,6 +42,8 @@ def generate() -> dict[str, str]:
         "src/wallx_bringup/config/so101.yaml": _parameter_file(),
         "docs/reference/parameters.md": _parameter_page(),
         "docs/reference/arguments.md": _argument_page(),
+        "docs/states.md": state_docs.page(),
+        "docs/states.svg": state_diagram.draw(),
     }
 
 

@@ -48,6 +48,8 @@ class ReasonCode(Enum):
 
 
 NEXT_STEP = {
+    ReasonCode.INPUT_NOT_HEARD: "change them, then call safety/arm",
+    ReasonCode.JOINT_STATES: "start the driver, or see its log; then call safety/arm",
     ReasonCode.NOT_ARMED: "call safety/arm to move",
     ReasonCode.DISARMED: "call safety/arm to move",
     ReasonCode.PARKED: "call safety/arm to move",
@@ -71,6 +73,7 @@ HOLD_STEP = {
     ReasonCode.MOVE_TIMEOUT: "call it again, or send chunks",
     ReasonCode.DEADMAN: "press it",
     ReasonCode.CHUNK_STALE: "a fresh chunk is followed again",
+    ReasonCode.CHUNK_BAD: "correct the sender of the chunks",
     ReasonCode.CHUNK_SOURCE: "call safety/select_source to change that",
     ReasonCode.CLOCK_JUMP: "a fresh chunk is followed again",
     ReasonCode.JOINT_FREED: "waiting for chunks",
