@@ -77,7 +77,7 @@ def test_the_floor_is_met_softly_and_not_passed(speed_rad_s):
     rows, acted = follow(limiter_at(START, Floor()), ramp(1, -speed_rad_s, 900))
     height = heights(rows)
     assert height.min() >= -1e-9
-    assert height[-1] <= 1e-4
+    assert height[-1] <= 5e-4
     assert Limit.TABLE in acted
     # One approach: it does not bounce, and it does not shake.
     assert (np.diff(height) <= 1e-9).all()
@@ -112,7 +112,8 @@ def test_a_start_below_the_floor_only_rises():
     height = heights(rows)
     outside = np.maximum(-height, 0.0)
     assert (np.diff(outside) <= 1e-9).all()
-    np.testing.assert_allclose(height[90], height[0], atol=1e-9)
+    # Pressed down it hardly moves: shaping leads it out at KEPT_M times its gain, 2.4 mm/s.
+    assert height[90] <= height[0] + 0.9 * 0.0024 + 1e-9
     assert height[-1] > 0.1
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from so101_driver.safety.brake import REST_VELOCITY_RAD_S, BrakePath, BrakePlanner
 from so101_driver.safety.limits import Limits
@@ -46,6 +47,48 @@ class TrackingStep:
     acted: Limit
     wanted_rad_s: float
     removed_rad_s: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Wanted:
+    """What the tracking law asks for.
+
+    Attributes:
+        reference_rad_s: Velocity that the reference asks for, without any limit.
+        velocity_rad_s: The same within position limits and geometry.
+        acceleration_rad_s2: With which it is approached.
+        bounded: Joints whose velocity position limits or geometry changed.
+        acted: Limits that did.
+    """
+
+    reference_rad_s: Array
+    velocity_rad_s: Array
+    acceleration_rad_s2: Array
+    bounded: NDArray[np.bool_]
+    acted: Limit
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Candidate:
+    """A next commanded state with its brake, legal in position and velocity.
+
+    Attributes:
+        position_rad: Next command.
+        velocity_rad_s: Its finite difference.
+        acceleration_rad_s2: The finite difference of that.
+        brake: From there to rest.
+        inside: Joints whose own acceleration kept to the position limits.
+        slow: Joints whose own acceleration kept to the velocity limit.
+        legal: Joints that took their own acceleration; the others follow the brake verified last.
+    """
+
+    position_rad: Array
+    velocity_rad_s: Array
+    acceleration_rad_s2: Array
+    brake: BrakePath
+    inside: NDArray[np.bool_]
+    slow: NDArray[np.bool_]
+    legal: NDArray[np.bool_]
 
 
 class Limiter:
@@ -110,46 +153,103 @@ class Limiter:
             now_rad: Reference at the time of the present commanded position.
             next_rad: Reference at the time of the command to be made.
         """
-        t = self._period_s
-        p, v, a = self.position_rad, self.velocity_rad_s, self.acceleration_rad_s2
-        wanted_v = (now_rad - before_rad) / t + self._closing(now_rad - p)[0]
-
-        # The same within the position limits; soft towards them, so that the brake is not needed.
-        lower, upper = np.minimum(self._lower, p), np.maximum(self._upper, p)
-        before, now, following = (
-            np.minimum(np.maximum(row, lower), upper) for row in (before_rad, now_rad, next_rad)
-        )
-        reference_v = (now - before) / t
-        feedforward = (following - 2.0 * now + before) / t**2
-        feedforward = np.minimum(np.maximum(feedforward, -self._approach), self._approach)
-        closing, slope = self._closing(now - p)
-        target_v = reference_v + closing
-        highest, high_slope = self._closing(upper - p)
-        lowest, low_slope = self._closing(lower - p)
-        proposal = feedforward + slope * (reference_v - v)
-        proposal = np.where(target_v > highest, -high_slope * v, proposal)
-        proposal = np.where(target_v < lowest, -low_slope * v, proposal)
-        bounded_v = np.minimum(np.maximum(target_v, lowest), highest)
-        acted, shaped_v = Limit(0), bounded_v
-        if self._shaper is not None:
-            shaped = self._shaper.shape(p, v, bounded_v, proposal)
-            acted, shaped_v, proposal = (
-                shaped.acted,
-                shaped.velocity_rad_s,
-                shaped.acceleration_rad_s2,
-            )
-        proposal = proposal + _closing_rate(shaped_v - v, VELOCITY_GAIN_PER_S, self._ramp)[0]
-
-        slowest, fastest = a - self._step, a + self._step
-        least = self._velocity_bound(self._velocity + v)
-        most = self._velocity_bound(self._velocity - v)
+        wanted = self._wanted(before_rad, now_rad, next_rad)
+        proposal, acted = wanted.acceleration_rad_s2, wanted.acted
+        slowest = self.acceleration_rad_s2 - self._step
+        fastest = self.acceleration_rad_s2 + self._step
+        least = self._velocity_bound(self._velocity + self.velocity_rad_s)
+        most = self._velocity_bound(self._velocity - self.velocity_rad_s)
         chosen = np.minimum(np.maximum(proposal, -least), most)
         chosen = np.minimum(np.maximum(chosen, -self._acceleration), self._acceleration)
         chosen = np.minimum(np.maximum(chosen, slowest), fastest)
 
-        next_v = v + t * chosen
-        next_p = p + t * next_v
-        path = self._planner.plan(next_p, next_v, chosen)
+        candidate = self._candidate(chosen)
+        if not candidate.inside.all():
+            acted |= Limit.POSITION
+        if ((proposal > most) | (proposal < -least)).any() or not candidate.slow.all():
+            acted |= Limit.VELOCITY
+        if (np.abs(proposal) > self._acceleration).any():
+            acted |= Limit.ACCELERATION
+        if ((proposal > fastest) | (proposal < slowest)).any():
+            acted |= Limit.JERK
+        limited = wanted.bounded | (chosen != proposal) | ~candidate.legal
+
+        violated = self._violated(candidate)
+        if violated:
+            # Trimming joint by joint turned the motion; the same direction, slower, may be legal.
+            acted |= violated
+            limited[:] = True
+            candidate = self._candidate(self._straight(wanted.velocity_rad_s))
+            violated = self._violated(candidate)
+        if violated:
+            self.brake()
+        else:
+            self.position_rad = candidate.position_rad
+            self.velocity_rad_s = candidate.velocity_rad_s
+            self.acceleration_rad_s2 = candidate.acceleration_rad_s2
+            self._brake = candidate.brake
+        speed = np.abs(wanted.reference_rad_s)
+        removed = np.minimum(np.abs(wanted.reference_rad_s - self.velocity_rad_s), speed)
+        return TrackingStep(acted, float(speed.sum()), float(removed[limited].sum()))
+
+    def _wanted(self, before_rad: Array, now_rad: Array, next_rad: Array) -> _Wanted:
+        """The tracking law: feedforward of the reference, and closing the distance to it.
+
+        Soft towards position limits and geometry, so that the verified brake is not needed.
+        """
+        t, p, v = self._period_s, self.position_rad, self.velocity_rad_s
+        reference_v = (now_rad - before_rad) / t + self._closing(now_rad - p)[0]
+
+        lower, upper = self._bounds()
+        before, now, following = (
+            np.minimum(np.maximum(row, lower), upper) for row in (before_rad, now_rad, next_rad)
+        )
+        bounded_v = (now - before) / t
+        feedforward = (following - 2.0 * now + before) / t**2
+        feedforward = np.minimum(np.maximum(feedforward, -self._approach), self._approach)
+        closing, slope = self._closing(now - p)
+        target_v = bounded_v + closing
+        highest, high_slope = self._closing(upper - p)
+        lowest, low_slope = self._closing(lower - p)
+        proposal = feedforward + slope * (bounded_v - v)
+        proposal = np.where(target_v > highest, -high_slope * v, proposal)
+        proposal = np.where(target_v < lowest, -low_slope * v, proposal)
+        bounded = (now_rad != now) | (target_v > highest) | (target_v < lowest)
+        acted = Limit.POSITION if bounded.any() else Limit(0)
+        target_v = np.minimum(np.maximum(target_v, lowest), highest)
+        if self._shaper is not None:
+            shaped = self._shaper.shape(p, v, target_v, proposal)
+            bounded |= shaped.velocity_rad_s != target_v
+            acted |= shaped.acted
+            target_v, proposal = shaped.velocity_rad_s, shaped.acceleration_rad_s2
+        proposal = proposal + _closing_rate(target_v - v, VELOCITY_GAIN_PER_S, self._ramp)[0]
+        return _Wanted(reference_v, target_v, proposal, bounded, acted)
+
+    def _straight(self, target_rad_s: Array) -> Array:
+        """The largest legal step from braking towards a velocity, with the direction of all joints.
+
+        Trimming each joint by itself changes the direction; along a constraint that matters.
+        """
+        brake = self._brake.accelerations_rad_s2[0]
+        wish = VELOCITY_GAIN_PER_S * (target_rad_s - self.velocity_rad_s) - brake
+        a = self.acceleration_rad_s2
+        most = np.minimum(a + self._step, self._acceleration) - brake
+        least = np.maximum(a - self._step, -self._acceleration) - brake
+        room = np.where(wish > 0.0, most, least)
+        share = np.min(room[wish != 0.0] / wish[wish != 0.0], initial=1.0)
+        return brake + max(share, 0.0) * wish
+
+    def _candidate(self, acceleration_rad_s2: Array) -> _Candidate:
+        """The state after one tick of an acceleration.
+
+        A joint takes it only if the brake that follows is within the joint's limits, else it
+        follows the brake that was verified last.
+        """
+        t = self._period_s
+        lower, upper = self._bounds()
+        next_v = self.velocity_rad_s + t * acceleration_rad_s2
+        next_p = self.position_rad + t * next_v
+        path = self._planner.plan(next_p, next_v, acceleration_rad_s2)
         inside = (np.maximum(path.positions_rad.max(axis=0), next_p) <= upper + _TOLERANCE) & (
             np.minimum(path.positions_rad.min(axis=0), next_p) >= lower - _TOLERANCE
         )
@@ -158,46 +258,29 @@ class Limiter:
         inside &= (next_p >= self._lower) | (path.velocities_rad_s.min(axis=0) >= -_TOLERANCE)
         slow = np.abs(path.velocities_rad_s).max(axis=0) <= self._velocity + _TOLERANCE
         stops = np.abs(path.velocities_rad_s[-1]) <= REST_VELOCITY_RAD_S
-        taken = inside & slow & stops & (np.abs(next_v) <= self._velocity + _TOLERANCE)
-
-        beyond = (now_rad != now) | (target_v > highest) | (target_v < lowest)
-        if beyond.any() or not inside.all():
-            acted |= Limit.POSITION
-        if ((proposal > most) | (proposal < -least)).any() or not slow.all():
-            acted |= Limit.VELOCITY
-        if (np.abs(proposal) > self._acceleration).any():
-            acted |= Limit.ACCELERATION
-        if ((proposal > fastest) | (proposal < slowest)).any():
-            acted |= Limit.JERK
-        if not taken.all():
-            stored, path = self._brake, path.merged(taken, self._brake.shifted())
-            next_p = np.where(taken, next_p, stored.positions_rad[0])
-            next_v = np.where(taken, next_v, stored.velocities_rad_s[0])
-            chosen = np.where(taken, chosen, stored.accelerations_rad_s2[0])
-        violated = self._violated(next_p, path)
-        if violated:
-            acted |= violated
-            taken = np.zeros_like(taken)
-            self.brake()
-        else:
-            self.position_rad, self.velocity_rad_s, self.acceleration_rad_s2 = (
-                next_p,
-                next_v,
-                chosen,
+        legal = inside & slow & stops & (np.abs(next_v) <= self._velocity + _TOLERANCE)
+        if not legal.all():
+            stored, path = self._brake, path.merged(legal, self._brake.shifted())
+            next_p = np.where(legal, next_p, stored.positions_rad[0])
+            next_v = np.where(legal, next_v, stored.velocities_rad_s[0])
+            acceleration_rad_s2 = np.where(
+                legal, acceleration_rad_s2, stored.accelerations_rad_s2[0]
             )
-            self._brake = path
-        limited = beyond | (shaped_v != bounded_v) | (chosen != proposal) | ~taken
-        removed = np.minimum(np.abs(wanted_v - self.velocity_rad_s), np.abs(wanted_v))
-        return TrackingStep(acted, float(np.abs(wanted_v).sum()), float(removed[limited].sum()))
+        return _Candidate(next_p, next_v, acceleration_rad_s2, path, inside, slow, legal)
 
-    def _violated(self, next_rad: Array, path: BrakePath) -> Limit:
+    def _bounds(self) -> tuple[Array, Array]:
+        """Position limits, wider where the arm started outside: from there it may only return."""
+        p = self.position_rad
+        return np.minimum(self._lower, p), np.maximum(self._upper, p)
+
+    def _violated(self, candidate: _Candidate) -> Limit:
         """Limits of the geometry that the next command or the brake from there would violate.
 
         A constraint that is violated already may only become less so.
         """
         if self._geometry is None:
             return Limit(0)
-        rows = np.vstack((self.position_rad, next_rad, path.positions_rad))
+        rows = np.vstack((self.position_rad, candidate.position_rad, candidate.brake.positions_rad))
         clearances = self._geometry.clearances(rows)
         worse = clearances[1:] < np.minimum(clearances[:-1], 0.0) - _TOLERANCE
         violated = Limit(0)

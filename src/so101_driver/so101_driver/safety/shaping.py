@@ -1,9 +1,10 @@
 """Bends a wanted velocity so that the arm slows down before geometry and slides along it.
 
-Each constraint is a clearance d(q) with a gradient. The speed at which d may shrink falls with d as
-for a braking car; what is faster is taken out of the velocity along the gradient only, so that
-motion along a table goes on. This keeps the verified brake, which guards the constraint, for the
-cases that shaping does not foresee.
+Each constraint is a clearance d(q) with a gradient. Two things must hold of a velocity: the pose in
+which the joints come to rest, each braking for itself, keeps clear of the constraint; and d does
+not shrink faster than in proportion to itself. What is too fast is taken out of the joints that
+move towards the constraint, so that motion along a table goes on. This keeps the verified brake,
+which guards the constraint, for what shaping does not foresee.
 """
 
 from __future__ import annotations
@@ -18,10 +19,13 @@ from so101_driver.safety.limits import Limits
 from so101_driver.safety.types import Array, Limit
 
 CLEARANCE_GAIN_PER_S = 8.0
-"""Near a constraint the clearance decays with this rate at most."""
+"""A clearance decays with this rate at most."""
 
-BRAKING_SHARE = 0.6
-"""Share of the mean deceleration of the whole arm braking."""
+KEPT_M = 0.0003
+"""Clearance that is aimed at, so that motion along a curved constraint has room."""
+
+STOPPING_SHARE = 0.7
+"""Share of a clearance that stopping may use up; the rest is for its curvature."""
 
 TIP_SPEED_SHARE = 0.95
 """Of the limit: the rest is reserve for the acceleration that is still there."""
@@ -106,57 +110,45 @@ class Shaper:
             wanted, acceleration = scale * wanted, scale * acceleration
             acted |= Limit.VELOCITY
         clearances, gradients = self._geometry.clearances_and_gradients(position_rad)
-        closing = -(gradients @ wanted)
-        braking_s = self._braking_time_s(wanted)
-        # What the arm cannot reach while it brakes does not matter.
-        near = np.flatnonzero(closing * braking_s > 2.0 * BRAKING_SHARE * clearances)
-        near = near[(closing[near] > 0.0) | (clearances[near] < 0.0)]
+        stopping_s = 0.5 * self._braking_times_s(wanted)
+        shrinking = -(gradients @ wanted)
+        used = -(gradients @ (stopping_s * wanted))
+        room = np.maximum(clearances - KEPT_M, -KEPT_M)
+        near = np.flatnonzero(
+            (used > STOPPING_SHARE * room) | (shrinking > CLEARANCE_GAIN_PER_S * room)
+        )
         if not len(near):
             return Shaped(wanted, acceleration, acted)
-        # All joints braking together take a closing speed to zero in braking_s.
-        decelerations = np.maximum(BRAKING_SHARE * closing[near] / max(braking_s, 1e-3), 1e-3)
-        allowed, slopes = _allowed_speed(clearances[near], decelerations)
-        rows = gradients[near]
+        # Per constraint two rows: what may be used up by stopping, and the rate of shrinking.
+        rows = np.vstack((gradients[near] * stopping_s, gradients[near]))
+        most = np.concatenate((STOPPING_SHARE * room[near], CLEARANCE_GAIN_PER_S * room[near]))
         # Joints give way in proportion to their own motion: none is moved that should rest.
         weights = np.abs(wanted) + 1e-6
         pushes = rows * weights
-        lengths = np.maximum(np.square(rows) @ weights, 1e-9)
+        lengths = np.maximum(np.square(rows) @ weights, 1e-12)
+        bound = np.zeros(len(rows), dtype=bool)
         for _ in range(_PASSES):
             before = wanted
-            for k, index in enumerate(near):
-                excess = -float(rows[k] @ wanted) - allowed[k]
+            for k in range(len(rows)):
+                excess = -float(rows[k] @ wanted) - most[k]
                 if excess > 1e-9:
                     wanted = wanted + pushes[k] * (excess / lengths[k])
-                    acted |= self._geometry.limits[index]
+                    bound[k] = True
             if wanted is before:
                 break
-        for k in range(len(near)):
-            if -float(rows[k] @ wanted) >= allowed[k] - 1e-6:
-                # Along the gradient, brake as the allowed speed falls while the arm comes nearer.
-                slowing = -slopes[k] * float(rows[k] @ velocity_rad_s)
-                missing = slowing - float(rows[k] @ acceleration)
-                if missing > 0.0:
-                    acceleration = acceleration + pushes[k] * (missing / lengths[k])
+        # What is bound falls while the arm comes nearer; so much it must brake.
+        nearing = np.maximum(-(gradients[near] @ velocity_rad_s), 0.0)
+        slowing = np.concatenate((0.5 * STOPPING_SHARE * nearing, CLEARANCE_GAIN_PER_S * nearing))
+        for k in np.flatnonzero(bound):
+            acted |= self._geometry.limits[near[k % len(near)]]
+            missing = slowing[k] - float(rows[k] @ acceleration)
+            if missing > 0.0:
+                acceleration = acceleration + pushes[k] * (missing / lengths[k])
         return Shaped(wanted, acceleration, acted)
 
-    def _braking_time_s(self, velocity_rad_s: Array) -> float:
-        """Time in which jerk-limited braking stops the slowest joint to stop."""
+    def _braking_times_s(self, velocity_rad_s: Array) -> Array:
+        """Time in which jerk-limited braking stops each joint."""
         speed = np.abs(velocity_rad_s)
         short = 2.0 * np.sqrt(speed / self._jerk)
         long = speed / self._acceleration + self._ramp_s
-        return float(np.where(speed < self._acceleration * self._ramp_s, short, long).max())
-
-
-def _allowed_speed(clearance_m: Array, deceleration: Array) -> tuple[Array, Array]:
-    """Speed at which a clearance may shrink, and the derivative of that by the clearance.
-
-    Proportional near zero, then that of a constant deceleration. A violated clearance may not
-    shrink at all.
-    """
-    gain = CLEARANCE_GAIN_PER_S
-    linear = deceleration / gain**2
-    far = np.sqrt(2.0 * deceleration * np.maximum(clearance_m - 0.5 * linear, 1e-12))
-    near = clearance_m <= linear
-    speed = np.where(near, gain * np.maximum(clearance_m, 0.0), far)
-    slope = np.where(near, np.where(clearance_m > 0.0, gain, 0.0), deceleration / far)
-    return speed, slope
+        return np.where(speed < self._acceleration * self._ramp_s, short, long)
