@@ -59,6 +59,8 @@ def build_setup(p: Any) -> SafetySetup:
         )
     else:
         geometry = load_geometry(p.geometry_file, kinematics, limits.joint_names)
+    if not p.watch_following:
+        warnings.append("a joint that is blocked goes unnoticed (watch_following)")
     return SafetySetup(limits, geometry, _settings(p), tuple(warnings))
 
 

@@ -142,6 +142,10 @@ def test_without_urdf_the_limits_file_counts_alone_and_lost_protection_is_said()
     assert "the tip's speed is not limited" in warning
 
 
+def test_a_watch_that_is_switched_off_is_said():
+    assert "watch_following" in setup(watch_following=False).warnings[-1]
+
+
 def test_a_urdf_narrows_the_limits(tmp_path: Path):
     urdf = tmp_path / "arm.urdf"
     text = (EXAMPLE / "arm.urdf").read_text()

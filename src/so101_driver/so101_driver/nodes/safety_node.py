@@ -106,6 +106,7 @@ class SafetyNode(NodeBase):
         self._resting.wait(_BRAKING_TIMEOUT_S)
         loop, self._loop = self._loop, None
         loop.stop(_BRAKING_TIMEOUT_S)
+        self._log_edges()
 
     def cleanup(self) -> None:
         """Forget the core."""
