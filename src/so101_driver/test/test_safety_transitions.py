@@ -192,7 +192,7 @@ SPECIAL: dict[tuple[State, State, ReasonCode], Cause] = {
         ARMED, driver_falls_silent, follow_for(0.96), OTHER_SOURCE, REST
     ),
     (STOPPING, FAULT, C.JOINT_STATES): chain(
-        ARMED, follow_for(0.4), joints_fall_silent, wait(0.15), OTHER_SOURCE, REST
+        ARMED, follow_for(0.4), joints_fall_silent, send(), wait(0.15), OTHER_SOURCE, REST
     ),
 }
 

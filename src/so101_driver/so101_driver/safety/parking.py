@@ -20,8 +20,8 @@ JERK_SHARE = 0.5
 NEAR_RAD = 0.1
 """An arm this close to its goal goes there directly."""
 
-CHECK_RAD = 0.03
-"""Geometry is checked at poses this far apart, some 10 mm at the tip."""
+CHECK_RAD = 0.05
+"""Geometry is checked at poses this far apart, at most 20 mm at the tip."""
 
 CHECK_TOLERANCE_M = 1e-6
 
