@@ -16,11 +16,11 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_safety import bench_safety
 from rich.console import Console
 from rich.table import Table
 
@@ -78,71 +78,6 @@ def bench_model() -> dict[str, Any]:
     }
 
 
-def bench_safety() -> dict[str, Any]:
-    """One tick of the safety core while it tracks chunks, beside the 10 ms it has."""
-    from so101_driver.joints import JOINT_NAMES, data_path
-    from so101_driver.safety import (
-        ActionKind,
-        ArmState,
-        Chunk,
-        DriverReading,
-        DriverState,
-        EventKind,
-        JointReading,
-        Limits,
-        Mode,
-        OperatorEvent,
-        Settings,
-        State,
-        Supervisor,
-    )
-
-    supervisor = Supervisor(
-        Limits.from_file(data_path("so101_limits.yaml"), "demo"), Settings(mode=Mode.FULL)
-    )
-    home = (0.0, -0.5, 0.6, 0.7, 0.0, 0.2)
-    tick_ns, ros_offset_ns = 10_000_000, 10**18
-    driver = DriverReading(DriverState.ACTIVE, "", (True,) * 6, home, False, 0)
-    positions, durations_s, tracked = home, [], 0
-    for tick in range(1, 6001):
-        now_ns = tick * tick_ns
-        chunks = []
-        if tick % 8 == 0:
-            times_s = now_ns * 1e-9 + 0.04 * np.arange(25)
-            points = np.array(home) + 0.3 * np.sin(1.5 * times_s)[:, None]
-            chunks = [
-                Chunk(
-                    stamp_ns=now_ns + ros_offset_ns,
-                    source="bench",
-                    session=1,
-                    sequence=tick,
-                    joint_names=JOINT_NAMES,
-                    points_rad=points.tolist(),
-                    offsets_ns=tuple(40_000_000 * i for i in range(25)),
-                    image_age_s=0.0,
-                    action_kind=int(ActionKind.GOAL),
-                )
-            ]
-        arm = ArmState(
-            JointReading(positions, now_ns + ros_offset_ns, now_ns),
-            replace(driver, received_ns=now_ns),
-        )
-        events = [OperatorEvent(EventKind.ARM, 1)] if tick == 10 else []
-        begun_s = time.perf_counter()
-        command = supervisor.step(tick, now_ns, now_ns + ros_offset_ns, arm, chunks, events)
-        durations_s.append(time.perf_counter() - begun_s)
-        tracked += command.state is State.TRACKING
-        if command.positions_rad is not None:
-            positions = tuple(command.positions_rad)
-    if tracked < 5000:
-        raise SystemExit(f"the safety core tracked only {tracked} of 6000 ticks")
-    p50, p99, most = np.percentile(durations_s, (50, 99, 100)) * 1e3
-    return {
-        "step": {"p50_ms": float(p50), "p99_ms": float(p99), "max_ms": float(most)},
-        "ratio": float(p99 / 10.0),
-    }
-
-
 def bench_bus() -> dict[str, Any]:
     """What both ends of a sync read cost on this machine, beside its bytes at 1 Mbaud."""
     from so101_driver.bus import ServoBus
@@ -187,12 +122,26 @@ def table_of(results: dict[str, Any]) -> Table:
             "whole inference", f"p50 {predict['p50_ms']:.1f}, p99 {predict['p99_ms']:.1f} ms"
         )
     if safety := results.get("safety"):
-        step = safety["step"]
+        for label, key in (
+            ("safety step, geometry on", "step"),
+            ("pressing on the table", "step_pressing_on_the_table"),
+        ):
+            step = safety[key]
+            bare = safety["step_without_geometry"]
+            table.add_row(
+                label,
+                f"p50 {step['p50_ms']:.2f}, p99 {step['p99_ms']:.2f} ms (CPU p99 "
+                f"{step['cpu_p99_ms']:.2f})",
+                f"without geometry: p50 {bare['p50_ms']:.2f}, p99 {bare['p99_ms']:.2f} ms",
+                f"{step['p50_ms'] / bare['p50_ms']:.2f}",
+            )
+        last = safety["last_minute"]
         table.add_row(
-            "safety step",
-            f"p50 {step['p50_ms']:.2f}, p99 {step['p99_ms']:.2f}, max {step['max_ms']:.2f} ms",
-            "10 ms tick",
-            f"{safety['ratio']:.2f}",
+            f"minute {safety['minutes']} of simulated time",
+            f"p50 {last['p50_ms']:.2f}, p99 {last['p99_ms']:.2f} ms, "
+            f"{safety['growth_mib']:+.1f} MiB, {safety['growth_of_objects']:+.0f} objects",
+            f"minute 1: p50 {safety['step']['p50_ms']:.2f} ms",
+            f"{safety['growth_of_p50']:.2f}",
         )
     if bus := results.get("bus"):
         read = bus["sync_read"]
@@ -210,6 +159,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Benchmarks of wallx-ros.")
     parts = ("model", "safety", "bus", "graph")
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"of {', '.join(parts)}; all")
+    parser.add_argument(
+        "--minutes", type=int, default=3, help="simulated time of the safety core (default 3)"
+    )
     parser.add_argument("--out", type=Path, default=Path("out/bench"))
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
@@ -217,7 +169,12 @@ def main() -> int:
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": {"cpu": platform.processor(), "cores": os.cpu_count()}}
-    for name, measure in (("model", bench_model), ("safety", bench_safety), ("bus", bench_bus)):
+    measures = {
+        "model": bench_model,
+        "safety": lambda: bench_safety(options.minutes, console.print),
+        "bus": bench_bus,
+    }
+    for name, measure in measures.items():
         if not options.parts or name in options.parts:
             console.print(f"measuring {name} …")
             results[name] = measure()
