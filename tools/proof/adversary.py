@@ -34,15 +34,15 @@ EVENTS = tuple(kind for kind in EventKind if kind is not EventKind.DEADMAN)
 
 @dataclass(frozen=True, slots=True)
 class Poses:
-    """Poses by what is wrong with them; ``legal`` is never empty.
+    """Poses by what is wrong with them.
 
     Attributes:
         legal: [n, joints], nothing is.
-        illegal: [m, joints], below the table, inside the arm or outside the workspace.
+        illegal: [m, joints] each: below the table, inside the arm, outside the workspace, in boxes.
     """
 
     legal: Array
-    illegal: Array
+    illegal: tuple[Array, ...]
 
 
 class Policy:
@@ -53,7 +53,7 @@ class Policy:
         period_s = world.settings.period_s
         self._every = max(round(1.0 / draw.choice([2, 5, 10, 12.5, 25, 50]) / period_s), 1)
         self._step_ns = draw.choice([20, 33, 40, 50, 100]) * 1_000_000
-        self._count = draw.choice([1, 2, 3, 4, 8, 10, 25, 25, 50, 50, 100])
+        self._count = draw.choice([1, 2, 4, 8, 16, 25, 25, 25, 50, 50, 100])
         self._latency_s = draw.choice([0.0, 0.05, 0.1, 0.2, 0.4])
         self._jitter_s = draw.choice([0.0, 0.02, 0.1])
         self._lost = draw.choice([0.0, 0.0, 0.1, 0.5])
@@ -74,8 +74,9 @@ class Policy:
     def _pose(self, poses: Poses) -> Array:
         draw, limits = self._draw, self._world.limits
         kind = draw.random()
-        if kind < 0.45 and len(poses.illegal):
-            return poses.illegal[draw.randrange(len(poses.illegal))]
+        if kind < 0.45:
+            group = draw.choice(poses.illegal)
+            return group[draw.randrange(len(group))]
         if kind < 0.85:
             return poses.legal[draw.randrange(len(poses.legal))]
         return np.array(
@@ -285,6 +286,7 @@ class Adversary:
                 else DriverState.ACTIVE,
                 desync=draw.random() < 0.1,
                 problem="made up" if draw.random() < 0.1 else "",
+                supply_v=draw.choice([4.0, 7.4, 12.0, 20.0]) if draw.random() < 0.2 else None,
             )
             self._fault_left = draw.choice([0, 0, 1, 5, 30, 150])
         if draw.random() < 0.02 * rough:

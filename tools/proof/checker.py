@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import yaml
@@ -68,7 +70,7 @@ class Bounds:
         narrower: Sequence[Array] = (),
     ) -> Bounds:
         """Read a profile for a supply voltage; ``narrower`` are further [joints, 2] ranges."""
-        content = yaml.safe_load(Path(limits_file).read_text(encoding="utf-8"))
+        content = _content(Path(limits_file))
         names = tuple(content["position_rad"])
         lower = [content["position_rad"][name][0] for name in names]
         upper = [content["position_rad"][name][1] for name in names]
@@ -202,6 +204,11 @@ class Checker:
             return []
         what = f"clearance of {self.geometry.names[index]}"
         return [Violation(path, tick - 2, what, after, min(before, 0.0))]
+
+
+@lru_cache(maxsize=4)
+def _content(path: Path) -> dict[str, Any]:
+    return yaml.safe_load(path.read_text(encoding="utf-8"))
 
 
 def _largest(values: Array) -> tuple[int, ...]:

@@ -6,15 +6,19 @@ import copy
 import copyreg
 import math
 import random
+import tempfile
 import time
 import traceback
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
+import yaml
 from numpy.typing import NDArray
 from ruckig import Trajectory
+from so101_driver.kinematics import Kinematics
 from so101_driver.safety import (
     Blend,
     EventKind,
@@ -27,11 +31,12 @@ from so101_driver.safety import (
     State,
 )
 from so101_driver.safety.geometry import Geometry
+from so101_driver.safety.geometry_file import load_geometry
 
 from proof.adversary import Adversary, Poses
 from proof.checker import Bounds, Checker
 from proof.plain_geometry import PlainArm, PlainGeometry
-from proof.world import GEOMETRY_FILE, LIMITS_FILE, URDF_FILE, World, shipped_geometry
+from proof.world import GEOMETRY_FILE, LIMITS_FILE, URDF_FILE, World
 
 Array = NDArray[np.float64]
 
@@ -44,6 +49,50 @@ BRAKE_S = 4.0
 # What never changes once made is shared with copies instead of copied.
 for shared in (Trajectory, Geometry, Limits, Settings):
     copyreg.pickle(shared, lambda _: "shared")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Brake:
+    """Commands from a state to rest, and the supply with which the arm was armed."""
+
+    supply_v: float
+    path: Array
+
+
+class Judge:
+    """The checker with the limits that hold in a world: its servos', by the supply."""
+
+    def __init__(
+        self,
+        profile: str,
+        narrower: tuple[Array, ...],
+        period_s: float,
+        plain: PlainGeometry | None,
+    ) -> None:
+        """``narrower`` are position ranges beside the file's; no geometry is checked for None."""
+        self._profile, self._narrower = profile, narrower
+        self._period_s, self._plain = period_s, plain
+
+    def checker(self, supply_v: float) -> Checker:
+        """The checker of a segment that was armed with this supply."""
+        bounds = Bounds.read(LIMITS_FILE, self._profile, supply_v, self._narrower)
+        arm = None if self._plain is None else plain_arm()
+        return Checker(bounds, self._period_s, arm, self._plain)
+
+    def violations(self, world: World, brakes: list[Brake]) -> list[str]:
+        """What is illegal in a world's record, and in brakes from its states."""
+        found = []
+        for number, segment in enumerate(world.segments):
+            for violation in self.checker(segment.supply_v).check(np.array(segment.rows)):
+                found.append(f"segment {number} of {len(segment.rows)} commands, {violation}")
+        for supply_v in {repr(brake.supply_v): brake.supply_v for brake in brakes}.values():
+            paths = [b.path for b in brakes if repr(b.supply_v) == repr(supply_v)]
+            longest = max(len(path) for path in paths)
+            if longest > 3:
+                padded = [np.pad(p, ((0, longest - len(p)), (0, 0)), mode="edge") for p in paths]
+                problems = self.checker(supply_v).check_many(np.array(padded))
+                found += [f"brake, {problem}" for problem in problems]
+        return found
 
 
 @dataclass(slots=True)
@@ -73,16 +122,19 @@ class Outcome:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Surroundings:
+    """A geometry file as the code under test and as the checker read it, and poses told apart."""
+
+    geometry: Geometry
+    plain: PlainGeometry
+    poses: Poses
+
+
 @lru_cache(maxsize=1)
 def plain_arm() -> PlainArm:
     """The checker's own forward kinematics."""
     return PlainArm(URDF_FILE, tuple(limits_of("cautious").joint_names))
-
-
-@lru_cache(maxsize=1)
-def plain_geometry() -> PlainGeometry:
-    """The checker's own distances."""
-    return PlainGeometry(GEOMETRY_FILE, plain_arm())
 
 
 @lru_cache(maxsize=4)
@@ -91,24 +143,45 @@ def limits_of(profile: str) -> Limits:
     return Limits.from_file(LIMITS_FILE, profile)
 
 
-@lru_cache(maxsize=1)
-def geometry() -> Geometry:
-    """The geometry under test."""
-    return shipped_geometry(limits_of("cautious"))
+@lru_cache(maxsize=2)
+def surroundings(cluttered: bool) -> Surroundings:
+    """The shipped geometry, or one with a tilted, lower table and things around the arm."""
+    if not cluttered:
+        return _surroundings(GEOMETRY_FILE)
+    content = yaml.safe_load(GEOMETRY_FILE.read_text(encoding="utf-8"))
+    content["table"].update(point_m=[0.2, 0.0, -0.02], normal=[0.1, -0.05, 1.0])
+    content["boxes"]["list"] = {
+        "post": {"centre_m": [0.3, 0.2, 0.2], "size_m": [0.04, 0.04, 0.5], "rpy_rad": [0, 0, 0.5]},
+        "shelf": {"centre_m": [0.2, -0.2, 0.3], "size_m": [0.3, 0.1, 0.02], "rpy_rad": [0.2, 0, 0]},
+    }
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "geometry.yaml"
+        path.write_text(yaml.safe_dump(content), encoding="utf-8")
+        return _surroundings(path)
 
 
-@lru_cache(maxsize=1)
-def poses() -> Poses:
-    """Random poses, told apart by the checker's distances."""
+def _surroundings(path: Path) -> Surroundings:
+    plain = PlainGeometry(path, plain_arm())
     draw = np.random.default_rng(0)
     bounds = Bounds.read(LIMITS_FILE, "cautious")
-    every = draw.uniform(bounds.lower, bounds.upper, (3000, len(bounds.names)))
-    fine = (plain_geometry().clearances(every) >= 0.0).all(axis=1)
-    return Poses(every[fine], every[~fine])
+    every = draw.uniform(bounds.lower, bounds.upper, (6000, len(bounds.names)))
+    clear = plain.clearances(every)
+    kinds = np.array([_kind(name) for name in plain.names])
+    illegal = tuple(every[(clear[:, kinds == kind] < 0.0).any(axis=1)] for kind in np.unique(kinds))
+    limits = limits_of("cautious")
+    geometry = load_geometry(path, Kinematics.from_urdf(URDF_FILE), limits.joint_names)
+    return Surroundings(geometry, plain, Poses(every[(clear >= 0.0).all(axis=1)], illegal))
 
 
-def draw_world(seed: int) -> tuple[World, Checker]:
-    """The world of a scenario and the checker for it."""
+def _kind(name: str) -> str:
+    for kind in ("the table", "tip to", "to box"):
+        if kind in name:
+            return kind
+    return "itself"
+
+
+def draw_world(seed: int) -> tuple[World, Judge, Poses]:
+    """The world of a scenario, the judge of it, and poses to go for."""
     draw = random.Random(seed ^ 0x5AFE)
     profile = draw.choice(PROFILES)
     limits = limits_of(profile)
@@ -141,35 +214,29 @@ def draw_world(seed: int) -> tuple[World, Checker]:
         needs_driver=draw.random() < 0.9,
     )
     guarded = draw.random() < 0.85
+    around = surroundings(cluttered=draw.random() < 0.3)
     supply_v = draw.choice(SUPPLIES_V)
-    start = _start(draw, limits)
+    start = _start(draw, limits, around)
     world = World(
         limits,
         settings,
-        geometry() if guarded else None,
+        around.geometry if guarded else None,
         start,
         supply_v,
         torque_on=draw.random() < 0.5,
     )
-    bounds = Bounds.read(LIMITS_FILE, profile, supply_v, narrower)
-    checker = Checker(
-        bounds,
-        settings.period_s,
-        plain_arm() if guarded else None,
-        plain_geometry() if guarded else None,
-    )
-    return world, checker
+    judge = Judge(profile, tuple(narrower), settings.period_s, around.plain if guarded else None)
+    return world, judge, around.poses
 
 
-def _start(draw: random.Random, limits: Limits) -> Array:
+def _start(draw: random.Random, limits: Limits, around: Surroundings) -> Array:
     """A legal pose, one just outside the limits, or one inside a region."""
     kind = draw.random()
-    known = poses()
+    legal = around.poses.legal
+    start = legal[draw.randrange(len(legal))].copy()
     if kind < 0.6:
-        start = known.legal[draw.randrange(len(known.legal))]
         return np.clip(start, limits.lower_rad, limits.upper_rad)
     if kind < 0.75:
-        start = known.legal[draw.randrange(len(known.legal))].copy()
         for joint in draw.sample(range(len(start)), draw.choice([1, 2, len(start)])):
             beyond = draw.uniform(-0.05, 1.05 * limits.recoverable_violation_rad)
             low, high = limits.lower_rad[joint], limits.upper_rad[joint]
@@ -179,15 +246,13 @@ def _start(draw: random.Random, limits: Limits) -> Array:
         # The folded arm: it rests on its stops and on itself.
         folded = np.where(np.isnan(limits.rest_rad), 0.1, limits.rest_rad)
         return folded + np.array([draw.uniform(-0.15, 0.15) for _ in folded])
-    start = known.illegal[draw.randrange(len(known.illegal))]
-    depth = plain_geometry().clearances(start[None])[0].min()
-    if depth < -0.03:
-        # Half way to a legal pose there may be one that only just violates.
-        for share in np.linspace(0.0, 1.0, 40):
-            between = start + share * (known.legal[0] - start)
-            if plain_geometry().clearances(between[None])[0].min() > -0.018:
-                return between
-    return start
+    group = draw.choice(around.poses.illegal)
+    inside = group[draw.randrange(len(group))]
+    # Somewhere on the way from there to a legal pose, the arm is as deep as wished.
+    wished_m = draw.uniform(0.0, 1.1 * around.plain.recoverable_m)
+    way = inside + np.linspace(0.0, 1.0, 100)[:, None] * (start - inside)
+    depth = -around.plain.clearances(way).min(axis=1)
+    return way[int(np.abs(depth - wished_m).argmin())]
 
 
 def run(seed: int, steps: int, brakes_every: int) -> Outcome:
@@ -195,10 +260,10 @@ def run(seed: int, steps: int, brakes_every: int) -> Outcome:
     begun_s = time.perf_counter()
     outcome = Outcome(seed)
     with np.errstate(all="ignore"):
-        world, checker = draw_world(seed)
-        adversary = Adversary(world, poses(), seed)
+        world, judge, poses = draw_world(seed)
+        adversary = Adversary(world, poses, seed)
         picker = random.Random(seed + 1)
-        brakes: list[Array] = []
+        brakes: list[Brake] = []
         before = State.DISARMED
         try:
             while outcome.steps < steps:
@@ -213,7 +278,7 @@ def run(seed: int, steps: int, brakes_every: int) -> Outcome:
                 if command.output is not Output.NONE:
                     outcome.armed += 1
                     if brakes_every and picker.randrange(brakes_every) == 0:
-                        brakes.append(brake_path(world))
+                        brakes.append(Brake(world.segments[-1].supply_v, brake_path(world)))
         except Exception as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             place = f"{where.filename.rsplit('/', 1)[-1]}:{where.lineno}"
@@ -222,24 +287,9 @@ def run(seed: int, steps: int, brakes_every: int) -> Outcome:
         for limit, count in world.supervisor.status(world.steady_ns).counts.items():
             outcome.limits[Limit(limit).name or ""] += count
         outcome.brakes = len(brakes)
-        outcome.violations += judge(world, checker, brakes)
+        outcome.violations += judge.violations(world, brakes)
     outcome.seconds = time.perf_counter() - begun_s
     return outcome
-
-
-def judge(world: World, checker: Checker, brakes: list[Array]) -> list[str]:
-    """What the checker finds in a world's record."""
-    found = []
-    for number, segment in enumerate(world.segments):
-        for violation in checker.check(np.array(segment.rows)):
-            found.append(f"segment {number} of {len(segment.rows)} commands, {violation}")
-    longest = max((len(path) for path in brakes), default=0)
-    if longest > 3:
-        padded = np.array(
-            [np.vstack((path, np.repeat(path[-1:], longest - len(path), 0))) for path in brakes]
-        )
-        found += [f"brake, {violation}" for violation in checker.check_many(padded)]
-    return found
 
 
 def brake_path(world: World) -> Array:

@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from so101_driver.joints import data_path
-from so101_driver.kinematics import Kinematics
 from so101_driver.safety import (
     ArmState,
     Chunk,
@@ -30,7 +29,6 @@ from so101_driver.safety import (
     Supervisor,
 )
 from so101_driver.safety.geometry import Geometry
-from so101_driver.safety.geometry_file import load_geometry
 
 from proof.rules import Rules
 
@@ -57,6 +55,7 @@ class Weather:
         jump_ns: Step of ROS time against the steady clock.
         jam: Joints that stand still whatever is commanded.
         problem: What the node says about an input.
+        supply_v: Supply voltage that the driver reports; None for the world's own.
     """
 
     joints: str = "good"
@@ -66,11 +65,12 @@ class Weather:
     jump_ns: int = 0
     jam: tuple[int, ...] = ()
     problem: str = ""
+    supply_v: float | None = None
 
 
 @dataclass(slots=True)
 class Segment:
-    """Commands between one arming and the next."""
+    """Commands between one arming and the next, and the supply at its beginning."""
 
     supply_v: float
     rows: list[Array] = field(default_factory=list)
@@ -147,7 +147,7 @@ class World:
                 tuple(self.goal.tolist()),
                 weather.desync,
                 self.steady_ns,
-                (self.supply_v,) * len(self.goal),
+                (self.supply_v if weather.supply_v is None else weather.supply_v,) * len(self.goal),
             )
         self.arm = ArmState(self._reading, driver, weather.problem)
         command = self.supervisor.step(
@@ -175,10 +175,16 @@ class World:
         armed_now = any(result.message == "armed and holding" for result in command.results)
         silent = self.command is None or self.command.output is Output.NONE
         if armed_now or silent:
-            self.segments.append(Segment(self.supply_v))
+            self.segments.append(Segment(self._armed_with_v()))
         self.segments[-1].rows.append(row)
         if command.output is Output.COMMANDS and np.isfinite(row).all():
             self.goal = row
+
+    def _armed_with_v(self) -> float:
+        """The supply by which the servo part is chosen; unknown without a driver."""
+        driver = self.arm.driver
+        known = self.settings.needs_driver and driver is not None
+        return driver.voltage_v[0] if known else math.nan
 
     def _follow(self, jam: tuple[int, ...]) -> None:
         arrived = self._on_the_way[0]
@@ -213,8 +219,3 @@ class World:
 def arm_event(number: int = 1) -> OperatorEvent:
     """A request to arm."""
     return OperatorEvent(EventKind.ARM, number)
-
-
-def shipped_geometry(limits: Limits) -> Geometry:
-    """The geometry that ships with the package."""
-    return load_geometry(GEOMETRY_FILE, Kinematics.from_urdf(URDF_FILE), limits.joint_names)

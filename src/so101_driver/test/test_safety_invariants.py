@@ -1,254 +1,266 @@
 """Whatever comes in, what goes out is legal.
 
-Random sequences of chunks (sane, adversarial, malformed), measurements, driver reports, clocks and
-requests go through a Supervisor. The checker below shares no code with it: it takes the published
-positions of each armed segment and forms plain finite differences.
+The short form of ``make fuzz-safety``: random scenarios, and a state machine of hypothesis that
+looks for the shortest sequence that breaks something. Judged by tools/proof, which shares no code
+with the safety layer and has its own tests.
 """
 
 from __future__ import annotations
 
-import math
-import random
-from itertools import pairwise
+from collections import Counter
+from typing import ClassVar
 
+import numpy as np
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
-from so101_driver.joints import JOINT_NAMES, data_path
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+from proof.checker import Bounds, Checker
+from proof.scenario import brake_path, limits_of, plain_arm, run, surroundings
+from proof.world import LIMITS_FILE, Weather, World
 from so101_driver.safety import (
-    ArmState,
+    Blend,
     Chunk,
-    DriverReading,
     DriverState,
     EventKind,
-    JointReading,
-    Limits,
+    Limit,
     Mode,
     OperatorEvent,
     Output,
     Settings,
     State,
-    Supervisor,
 )
 
-PERIOD_NS = 10_000_000
-T = 0.01
-LIMITS = Limits.from_file(data_path("so101_limits.yaml"), "cautious")
-LOWER, UPPER = LIMITS.lower_rad.tolist(), LIMITS.upper_rad.tolist()
-TOPS = tuple(
-    array.tolist()
-    for array in (LIMITS.velocity_rad_s, LIMITS.acceleration_rad_s2, LIMITS.jerk_rad_s3)
+SEEDS = range(20)
+STEPS = 700
+JOINTS = st.sampled_from(
+    ["none", "nan", "infinite", "old", "future", "short", "repeated", "teleport"]
+)
+VALUES = st.one_of(
+    st.floats(-4.0, 4.0), st.sampled_from([float("nan"), float("inf"), -1e308, 12.6, 0.0])
 )
 
 
-def violations(positions: list[tuple[float, ...]]) -> list[str]:
-    """Everything illegal in one armed segment, at rest before its first position."""
-    found = []
-    rest = [positions[0]] * 3
-    rows = rest + positions
-    for joint in range(len(LOWER)):
-        column = [row[joint] for row in rows]
-        series = column
-        for name, top in zip(("velocity", "acceleration", "jerk"), TOPS, strict=True):
-            series = [(b - a) / T for a, b in pairwise(series)]
-            worst = max(map(abs, series))
-            # A relative 1e-6, because 1e-16 of rounding becomes 1e-10 in a third difference.
-            if not worst <= top[joint] * (1 + 1e-6):
-                found.append(f"{name} of joint {joint}: {worst} > {top[joint]}")
-        outside = [max(LOWER[joint] - p, p - UPPER[joint], 0.0) for p in column]
-        for before, after in pairwise(outside):
-            if not after <= before + 1e-8:
-                found.append(f"position of joint {joint}: {after} outside after {before}")
-    return found
+@pytest.fixture(scope="module")
+def outcomes():
+    return {seed: run(seed, STEPS, brakes_every=8) for seed in SEEDS}
 
 
-class Rig:
-    """A supervisor with everything around it made up, and a record of what it publishes."""
+@pytest.mark.parametrize("seed", SEEDS)
+def test_random_input_never_makes_a_command_or_a_brake_illegal(seed, outcomes):
+    assert outcomes[seed].violations == []
+    assert outcomes[seed].steps == STEPS
 
-    def __init__(self, seed: int, mode: Mode, start: list[float], deadman: bool = False) -> None:
-        self.random = random.Random(seed)
-        self.supervisor = Supervisor(
-            LIMITS, Settings(mode=mode, scale=0.2, deadman_required=deadman)
+
+def test_the_random_runs_reach_every_state_and_most_limits(outcomes):
+    """Or they would prove little."""
+    states, limits = Counter(), Counter()
+    for outcome in outcomes.values():
+        states += outcome.states
+        limits += outcome.limits
+    assert set(states) == {state.name for state in State}
+    seldom = {"JOINT_BLOCKED", "DESYNC", "OTHER_SOURCE", "SUPPLY"}
+    assert {limit.name for limit in Limit} - set(limits) <= seldom
+    assert sum(outcome.armed for outcome in outcomes.values()) > 0.6 * len(SEEDS) * STEPS
+    assert sum(outcome.brakes for outcome in outcomes.values()) > 200
+
+
+def test_a_scenario_follows_from_its_seed_alone():
+    first, again = run(3, 300, brakes_every=5), run(3, 300, brakes_every=5)
+    assert (first.states, first.limits, first.brakes) == (again.states, again.limits, again.brakes)
+
+
+def world_of(**changes) -> World:
+    start = np.array([0.0, -0.6, 0.5, 1.1, 0.0, 0.3])
+    return World(
+        limits_of("cautious"),
+        Settings(mode=Mode.FULL, **changes),
+        surroundings(cluttered=False).geometry,
+        start,
+        supply_v=5.0,
+    )
+
+
+def chunk_to(world: World, target: np.ndarray, seconds: float = 1.0, count: int = 25) -> Chunk:
+    step_ns = round(seconds * 1e9 / count)
+    shares = np.arange(count)[:, None] / max(count - 1, 1)
+    points = world.goal + shares * (target - world.goal)
+    return Chunk(
+        world.ros_ns,
+        "policy",
+        1,
+        world.tick,
+        world.limits.joint_names,
+        points.tolist(),
+        tuple(i * step_ns for i in range(count)),
+        0.0,
+        1,
+    )
+
+
+def armed(world: World) -> None:
+    world.step()
+    world.step(events=(OperatorEvent(EventKind.ARM, 1),))
+    for _ in range(20):
+        world.step()
+    assert world.state is State.HOLD
+
+
+def test_a_stop_does_not_go_on_with_a_motion_that_was_given_up():
+    """Disarmed in motion because the driver does not follow, then stopped: nothing is commanded."""
+    world = world_of()
+    armed(world)
+    for _ in range(40):
+        world.step()
+    world.step((chunk_to(world, world.goal + 0.4),))
+    for _ in range(30):
+        world.step()
+    assert world.command.velocities_rad_s.any()
+    world.step(weather=Weather(desync=True))
+    assert world.state is State.DISARMED
+    for _ in range(10):
+        command = world.step(events=(OperatorEvent(EventKind.ESTOP, 2),))
+        assert command.state is State.ESTOP and command.output is Output.NONE
+
+
+class Operation(RuleBasedStateMachine):
+    """Operators, policies, drivers and clocks as hypothesis likes; see the module's docstring."""
+
+    around: ClassVar = surroundings(cluttered=True)
+    checker: ClassVar = Checker(
+        Bounds.read(LIMITS_FILE, "cautious", 5.0), 0.01, plain_arm(), around.plain
+    )
+
+    @initialize(
+        blend=st.sampled_from(Blend),
+        mode=st.sampled_from([Mode.FULL, Mode.FULL, Mode.SCALED, Mode.SHADOW]),
+        start=st.integers(0, 999),
+        torque=st.booleans(),
+    )
+    def begin(self, blend, mode, start, torque):
+        legal = self.around.poses.legal
+        self.world = World(
+            limits_of("cautious"),
+            Settings(mode=mode, blend=blend, scale=0.2),
+            self.around.geometry,
+            legal[start % len(legal)],
+            supply_v=5.0,
+            torque_on=torque,
         )
-        self.measured = list(start)
-        self.goal = list(start)
-        self.torque = self.random.random() < 0.5
-        self.steady_ns, self.offset_ns = 5_000_000_000, 1_700_000_000_000_000_000
-        self.tick = self.session = self.sequence = 0
-        self.states: set[State] = set()
-        self.segments: list[list[tuple[float, ...]]] = []
-        self.target = list(start)
+        self.checked = (0, 0)
+        self.session = 1
+        self.run_for(2)
+        self.world.step(events=(OperatorEvent(EventKind.ARM, 1),))
+        self.run_for(8)
 
-    def step(self, chunks=(), events=(), joints="good", driver=DriverState.ACTIVE, desync=False):
-        skipped = 1 if self.random.random() > 0.02 else self.random.randint(2, 5)
-        self.tick += skipped
-        self.steady_ns += skipped * PERIOD_NS
-        ros_ns = self.steady_ns + self.offset_ns
-        reading = None
-        if joints == "good":
-            reading = JointReading(tuple(self.measured), ros_ns, self.steady_ns)
-        elif joints == "nan":
-            reading = JointReading((math.nan, *self.measured[1:]), ros_ns, self.steady_ns)
-        elif joints == "old":
-            reading = JointReading(tuple(self.measured), ros_ns - 10**9, self.steady_ns)
-        elif joints == "teleport":
-            reading = JointReading(tuple(p + 1.0 for p in self.measured), ros_ns, self.steady_ns)
-        report = DriverReading(
-            driver, "made up", (self.torque,) * 6, tuple(self.goal), desync, self.steady_ns
-        )
-        command = self.supervisor.step(
-            self.tick, self.steady_ns, ros_ns, ArmState(reading, report), chunks, events
-        )
-        self.states.add(command.state)
-        if command.request_torque:
-            self.torque = True
-            self.goal = list(self.measured)
-        if command.output is Output.NONE:
+    def run_for(self, ticks: int, **weather) -> None:
+        for _ in range(ticks):
+            self.world.step(weather=Weather(**weather))
+
+    @rule(
+        kind=st.integers(0, 4),
+        pose=st.integers(0, 999),
+        count=st.sampled_from([1, 2, 5, 25, 50]),
+        seconds=st.sampled_from([0.1, 0.5, 2.0]),
+        committed=st.sampled_from([0, 0, 3, 60]),
+        ticks=st.integers(1, 60),
+    )
+    def send(self, kind, pose, count, seconds, committed, ticks):
+        poses = self.around.poses
+        group = poses.legal if kind == 4 else poses.illegal[kind % len(poses.illegal)]
+        chunk = chunk_to(self.world, group[pose % len(group)], seconds, count)
+        self.deliver(chunk, committed, ticks)
+
+    @rule(values=st.lists(VALUES, min_size=6, max_size=6), ticks=st.integers(1, 30))
+    def send_values(self, values, ticks):
+        self.deliver(chunk_to(self.world, np.array(values), 0.4, 8), 0, ticks)
+
+    def deliver(self, chunk: Chunk, committed: int, ticks: int) -> None:
+        fields = {name: getattr(chunk, name) for name in Chunk.__dataclass_fields__}
+        fields.update(session=self.session, committed_steps=committed)
+        self.world.step((Chunk(**fields),))
+        self.run_for(ticks)
+
+    @rule()
+    def restart_the_policy(self):
+        self.session += 1
+
+    @rule(
+        kind=st.sampled_from([k for k in EventKind if k is not EventKind.DEADMAN]),
+        mode=st.sampled_from([None, *Mode]),
+        scale=st.sampled_from([0.0, 0.1, float("nan")]),
+        ticks=st.integers(0, 40),
+    )
+    def ask(self, kind, mode, scale, ticks):
+        self.world.step(events=(OperatorEvent(kind, 2, mode, scale, "policy"),))
+        self.run_for(ticks)
+
+    @precondition(lambda self: self.world.state in (State.ESTOP, State.FAULT, State.DISARMED))
+    @rule()
+    def recover(self):
+        self.run_for(60)
+        self.world.step(events=(OperatorEvent(EventKind.RESET, 3),))
+        self.world.step(events=(OperatorEvent(EventKind.ARM, 4),))
+        self.run_for(8)
+
+    @rule(joints=JOINTS, ticks=st.integers(1, 30))
+    def measure_badly(self, joints, ticks):
+        self.run_for(ticks, joints=joints)
+
+    @rule(driver=st.sampled_from([None, *DriverState]), ticks=st.integers(1, 120))
+    def report(self, driver, ticks):
+        self.run_for(ticks, driver=driver)
+
+    @rule(desync=st.booleans(), skipped=st.integers(0, 30))
+    def disturb(self, desync, skipped):
+        self.run_for(1, desync=desync, skipped=skipped)
+
+    @rule(jump_ns=st.sampled_from([-(10**11), -(10**8), 4 * 10**7, 10**9, 2**60]))
+    def jump(self, jump_ns):
+        self.run_for(1, jump_ns=jump_ns)
+
+    @rule(joints=st.lists(st.integers(0, 5), min_size=1, max_size=3), ticks=st.integers(5, 80))
+    def touch(self, joints, ticks):
+        self.run_for(ticks, jam=tuple(joints))
+
+    @invariant()
+    def what_was_commanded_is_legal(self):
+        if not hasattr(self, "world"):
             return
-        row = tuple(float(p) for p in command.positions_rad)
-        assert all(map(math.isfinite, row))
-        armed_now = any(result.message == "armed and holding" for result in command.results)
-        if armed_now or not self.segments:
-            self.segments.append([])
-        self.segments[-1].append(row)
-        # The arm follows; what it measures hangs a little below.
-        self.goal = list(row)
-        self.measured = [p - 0.02 for p in row]
+        number, row = self.checked
+        segments = self.world.segments
+        for index in range(number, len(segments)):
+            rows = np.array(segments[index].rows)
+            begin = row if index == number else 0
+            if begin < len(rows):
+                # Three commands before are needed; the first of a segment comes from rest.
+                before = None if begin == 0 else rows[[max(begin - k, 0) for k in (3, 2, 1)]]
+                assert self.checker.check(rows[begin:], before) == []
+        if segments:
+            self.checked = (len(segments) - 1, len(segments[-1].rows))
 
-    def chunk(self, kind: str) -> Chunk:
-        """A chunk of some kind; the sane ones wander through the whole range and beyond it."""
-        r = self.random
-        step_ns = r.choice([20_000_000, 40_000_000, 100_000_000])
-        count = r.choice([1, 2, 3, 8, 25, 60])
-        self.sequence += 1
-        if r.random() < 0.3:
-            self.target = [r.uniform(lo - 0.5, up + 0.5) for lo, up in zip(LOWER, UPPER)]  # noqa: B905
-        begin = self.goal if r.random() < 0.7 else self.target
-        points = [
-            [b + (e - b) * i / count for b, e in zip(begin, self.target, strict=True)]
-            for i in range(count)
-        ]
-        names, source, age_s, action = JOINT_NAMES, "policy", 0.0, r.choice([1, 2])
-        stamp_ns = self.steady_ns + self.offset_ns - r.randint(0, 300_000_000)
-        offsets = [i * step_ns for i in range(count)]
-        if kind == "noisy":
-            points = [[p + r.gauss(0, 0.05) for p in row] for row in points]
-        elif kind == "wild":
-            points = [[r.uniform(-12, 12) for _ in range(6)] for _ in range(count)]
-        elif kind == "value":
-            bad = r.choice([math.nan, math.inf, -math.inf, 1e308, -1e308, 1e19])
-            points[r.randrange(count)][r.randrange(6)] = bad
-        elif kind == "shape":
-            broken = r.choice(["empty", "names", "order", "ragged", "times", "first"])
-            if broken == "empty":
-                points, offsets = [], []
-            elif broken == "names":
-                names = (*JOINT_NAMES[:5], "hand")
-            elif broken == "order":
-                names = tuple(reversed(JOINT_NAMES))
-            elif broken == "ragged":
-                points[-1] = points[-1][:-1]
-            elif broken == "times":
-                offsets = [r.randint(-(10**10), 10**10) for _ in range(count)]
-            else:
-                offsets = [o + 1_000_000 for o in offsets]
-        elif kind == "time":
-            stamp_ns += r.choice([-(2**62), -(10**10), 40_000_000, 10**9, 2**62])
-        elif kind == "header":
-            action, age_s, source = r.choice(
-                [(0, 0.0, "policy"), (1, math.nan, "policy"), (9, 0.0, "policy"), (1, 0.0, "other")]
-            )
-        elif kind == "session":
-            self.session += 1
-            self.sequence = 0
-        elif kind == "again":
-            self.sequence -= 1
-        return Chunk(
-            stamp_ns,
-            source,
-            self.session,
-            self.sequence,
-            names,
-            points,
-            tuple(offsets),
-            age_s,
-            action,
-        )
+    @invariant()
+    def it_can_always_brake(self):
+        if hasattr(self, "world") and self.world.command.output is not Output.NONE:
+            path = brake_path(self.world)
+            assert len(path) == 3 or self.checker.check_many(path[None]) == []
 
 
-CHUNKS = ("sane", "sane", "noisy", "wild", "value", "shape", "time", "header", "session", "again")
-EVENTS = (
-    EventKind.ARM,
-    EventKind.DISARM,
-    EventKind.ESTOP,
-    EventKind.RESET,
-    EventKind.PARK,
-    EventKind.SELECT_SOURCE,
-    EventKind.TORQUE_REFUSED,
-    EventKind.SET_MODE,
-)
-
-
-def run(seed: int, mode: Mode, ticks: int, calm: float, start: list[float]) -> Rig:
-    """Drive a rig with random input; ``calm`` is how rarely anything unusual happens."""
-    rig = Rig(seed, mode, start, deadman=seed % 5 == 0)
-    r = rig.random
-    rig.step()
-    for tick in range(ticks):
-        events = []
-        if rig.supervisor.status(rig.steady_ns).state in (State.ESTOP, State.FAULT):
-            if r.random() < 0.05:
-                events.append(OperatorEvent(EventKind.RESET, 1))
-        elif rig.supervisor.status(rig.steady_ns).state is State.DISARMED and r.random() < 0.2:
-            events.append(OperatorEvent(EventKind.ARM, 1))
-        if r.random() > calm:
-            mode_asked = r.choice([None, *Mode])
-            scale = r.choice([0.0, 0.1, 0.2, math.nan, 5.0])
-            events.append(OperatorEvent(r.choice(EVENTS), 2, mode_asked, scale, "policy"))
-        if tick % 5 == 0:
-            events.append(OperatorEvent(EventKind.DEADMAN, pressed=r.random() < 0.95))
-        unusual = r.random() > calm
-        joints = r.choice(["none", "nan", "old", "teleport"]) if unusual else "good"
-        driver = r.choice(list(DriverState)) if r.random() > calm else DriverState.ACTIVE
-        if r.random() > calm:
-            rig.offset_ns += r.choice([-(10**10), 10**8, 10**12])
-        chunks = []
-        if tick % 8 == 0:
-            kind = r.choice(CHUNKS) if r.random() < 0.5 else "sane"
-            chunks = [rig.chunk(kind) for _ in range(r.choice([1, 1, 1, 0, 2]))]
-        rig.step(chunks, events, joints, driver, desync=r.random() > calm)
-    return rig
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
-@given(
-    seed=st.integers(0, 2**32 - 1),
-    mode=st.sampled_from(Mode),
-    calm=st.sampled_from([0.9, 0.99, 0.998]),
-    beyond=st.floats(-0.1, 0.17),
-)
-@example(seed=0, mode=Mode.FULL, calm=0.998, beyond=0.17)
-def test_commands_stay_legal_whatever_comes(seed, mode, calm, beyond):
-    start = [up + beyond for up in UPPER] if seed % 2 else [lo - beyond for lo in LOWER]
-    rig = run(seed, mode, 400, calm, start)
-    for segment in rig.segments:
-        assert violations(segment) == []
-
-
-def test_the_random_runs_reach_every_state():
-    reached = set()
-    for seed in range(8):
-        reached |= run(seed, Mode.FULL, 300, 0.98, [0.0] * 6).states
-    assert reached == set(State)
-
-
-@pytest.mark.parametrize("factor", [0.999, 1.001])
-def test_the_checker_sees_the_limits(factor):
-    """Guards the guard: a motion just beyond a limit is seen, one just within is not."""
-    top = LIMITS.velocity_rad_s[0] * factor
-    position, rows = 0.0, [(0.0,) * 6]
-    for tick in range(80):
-        position += T * min(0.005 * tick**2, top)
-        rows.append((position, *(0.0,) * 5))
-    seen = [text for text in violations(rows) if text.startswith("velocity")]
-    assert bool(seen) == (factor > 1)
+def test_no_sequence_of_operations_makes_a_command_illegal():
+    run_state_machine_as_test(
+        Operation,
+        settings=settings(
+            max_examples=12,
+            stateful_step_count=25,
+            deadline=None,
+            derandomize=True,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
