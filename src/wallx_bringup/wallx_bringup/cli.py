@@ -64,6 +64,17 @@ def _parser() -> argparse.ArgumentParser:
     make.add_argument("--seed", type=int, default=0, help="of the random weights")
     make.set_defaults(run=_make_checkpoint)
 
+    measure = commands.add_parser(
+        "measure-table",
+        help="find the table by touching it at three places, and write a geometry file",
+    )
+    measure.add_argument("--output", type=Path, required=True, help="geometry file to write")
+    measure.add_argument("--force", action="store_true", help="overwrite it if it exists")
+    measure.add_argument("--geometry", type=Path, help="file to begin with; default: the shipped")
+    measure.add_argument("--points", type=int, default=3, help="places to touch, at least three")
+    measure.add_argument("--graph", type=int, metavar="PID", help="which graph to listen to")
+    measure.set_defaults(run=_measure_table)
+
     graphs = commands.add_parser("graphs", help="list your running graphs")
     graphs.set_defaults(run=_graphs)
 
@@ -140,6 +151,32 @@ def _make_checkpoint(options: argparse.Namespace) -> int:
     print(f"wrote {options.folder}; its weights are random, it can do nothing clever. Try it:")
     print(f"  wallx up backend:=wall_oss checkpoint:={options.folder}")
     return 0
+
+
+def _measure_table(options: argparse.Namespace) -> int:
+    if options.points < 3:
+        raise UserError("--points must be at least 3: fewer places are no plane.")
+    if options.output.exists() and not options.force:
+        raise UserError(f"{options.output} exists: name another file, or overwrite with --force.")
+    if not options.output.absolute().parent.is_dir():
+        raise UserError(f"there is no folder for {options.output}: make it first.")
+    namespace = _join(options)
+    from so101_driver.joints import data_path
+    from so101_driver.kinematics import Kinematics
+
+    from wallx_bringup.nodes.table_tool import TableTool
+    from wallx_bringup.nodes.tools import tool_node
+
+    kinematics = Kinematics.from_urdf(data_path("so101.urdf"))
+    source = options.geometry or data_path("so101_geometry.yaml")
+    with tool_node(namespace) as node:
+        tool = TableTool(node, kinematics, source, lambda text: print(text, flush=True))
+        plane = tool.measure(options.points, input)
+        tool.write(plane, options.output)
+        print(tool.compare(plane))
+        print(f"wrote {options.output}; use it with `wallx up geometry:={options.output}`.")
+        return 0
+    return 130  # ended by Ctrl-C
 
 
 def _graphs(_options: argparse.Namespace) -> int:

@@ -67,7 +67,7 @@ def load_shapes(path: str | Path, link_names: tuple[str, ...]) -> Shapes:
     Raises:
         UserError: Anything is wrong with the file.
     """
-    return _shapes(read_content(path), link_names, str(path))
+    return shapes_of(read_content(path), link_names, str(path))
 
 
 def read_content(path: str | Path) -> Any:
@@ -91,7 +91,12 @@ def read_content(path: str | Path) -> Any:
         raise UserError(f"the geometry file {path} is not YAML: {summary}.") from error
 
 
-def _shapes(content: Any, link_names: tuple[str, ...], source: str) -> Shapes:
+def shapes_of(content: Any, link_names: tuple[str, ...], source: str) -> Shapes:
+    """Check a geometry file's content and return what it describes.
+
+    Raises:
+        UserError: Anything is wrong with it.
+    """
     top = _mapping(content, _TOP_KEYS, "", source)
     parts = tuple(
         _part(name, entry, link_names, source)
