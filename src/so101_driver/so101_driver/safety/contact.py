@@ -200,6 +200,6 @@ class FollowingWatch:
         verb = "is" if len(blocked) == 1 else "are"
         names = " and ".join(self._names[joint] for joint in blocked)
         return (
-            f"{names} {verb} blocked ({hang}): clear the way; the arm goes on when a chunk leads "
-            "back, or disarm and arm again"
+            f"{names} {verb} blocked ({hang}): clear the way, or lead back; else support the arm "
+            "and call driver/release"
         )
