@@ -13,7 +13,7 @@ import pytest
 from so101_driver.joints import JOINT_NAMES, data_path
 from so101_driver.kinematics import Kinematics
 from so101_driver.safety.geometry_file import load_shapes
-from so101_driver.table_plane import touch_of
+from so101_driver.table_plane import plane_of, touch_of
 from wallx_bringup.cli import main
 from wallx_bringup.domain import lock_free_domain
 
@@ -64,11 +64,6 @@ def arm(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
         context.try_shutdown()
 
 
-def lowest(pose):
-    touch = touch_of(KINEMATICS, load_shapes(SHIPPED, KINEMATICS.link_names).fingertips, pose)
-    return touch.points_m[touch.lowest(np.array([0.0, 0.0, 1.0]))]
-
-
 def test_three_touches_become_the_table_of_a_new_file(arm, tmp_path, monkeypatch, capsys) -> None:
     # Before the good touches: one while it moves, one with a silent joint, one that is old.
     plan = [
@@ -98,8 +93,10 @@ def test_three_touches_become_the_table_of_a_new_file(arm, tmp_path, monkeypatch
         "Point 3 of 3",
     ]
     table = load_shapes(output, KINEMATICS.link_names).table
-    points = np.array([lowest(pose) for pose in POSES])
-    assert (points - table.point_m) @ table.normal == pytest.approx(np.zeros(3), abs=1e-4)
+    fingertips = load_shapes(SHIPPED, KINEMATICS.link_names).fingertips
+    plane = plane_of([touch_of(KINEMATICS, fingertips, pose) for pose in POSES])
+    assert table.point_m == pytest.approx(plane.point_m, abs=1e-4)
+    assert table.normal == pytest.approx(plane.normal, abs=1e-4)
     assert f"(was {0.0:+.1f} mm)" in shown
     assert f"{1e3 * table.point_m[2]:+.1f} mm" in shown
     assert output.read_text().startswith("# Written by `wallx measure-table` from ")
