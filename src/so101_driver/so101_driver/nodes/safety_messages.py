@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 from builtin_interfaces.msg import Time
 from sensor_msgs.msg import JointState
@@ -91,9 +92,7 @@ def mode(number: int) -> Mode | None:
         return None
 
 
-def status_message(
-    status: Status, periods_s: tuple[float, float, float], time_ns: int
-) -> SafetyStatus:
+def status_message(status: Status, periods_s: Sequence[float], time_ns: int) -> SafetyStatus:
     """The status; ``periods_s`` are median, 99th percentile and maximum of the loop's periods."""
     message = SafetyStatus(
         state=int(status.state),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
@@ -55,7 +56,6 @@ class SafetyNode(NodeBase):
         self._ending = False
         self._last_status: SafetyStatus | None = None
         self._missed_before = 0
-        self._periods_s = (float("nan"),) * 3
         self._edges: deque[tuple[State, str, str]] = deque(maxlen=100)
         self._requests = Requests()
         self._outputs = SafetyOutputs(self, self.p.forward_topic, self.p.trajectory_topic)
@@ -146,26 +146,26 @@ class SafetyNode(NodeBase):
         self._outputs.send(command, ros_ns)
         if command.request_torque:
             self._request_torque()
-        self._report(tick, supervisor.status(steady_ns), ros_ns)
+        if tick % self._status_every == 0 or command.changes:
+            self._report(supervisor.status(steady_ns), ros_ns)
         self._requests.answer(command.results)
         if command.output is Output.NONE and not events:
             self._resting.set()
             if self._ending and command.state in (State.DISARMED, State.ESTOP, State.FAULT):
                 self.finish()
 
-    def _report(self, tick: int, status: Status, ros_ns: int) -> None:
-        """Publish the status ten times a second and when it says something new."""
-        loop, shown = self._loop, self._last_status
-        beat = tick % self._status_every == 0
-        if beat and loop is not None:
-            self._periods_s = loop.periods.quantiles_s(0.5, 0.99, 1.0)
-        if not beat and shown is not None and not _news(shown, status):
-            return
-        message = convert.status_message(status, self._periods_s, ros_ns)
+    def _report(self, status: Status, ros_ns: int) -> None:
+        """Publish the status, ten times a second and on every change of state or reason."""
+        message = convert.status_message(status, self._periods_s(), ros_ns)
         self._status.publish(message)
-        self._last_status = message
+        shown, self._last_status = self._last_status, message
         if shown is None or shown.state != status.state:
             self._edges.append((status.state, status.reason_code, status.reason))
+
+    def _periods_s(self) -> tuple[float, ...]:
+        """Median, 99th percentile and maximum of the loop's periods."""
+        loop = self._loop
+        return (math.nan,) * 3 if loop is None else loop.periods.quantiles_s(0.5, 0.99, 1.0)
 
     def _request_torque(self) -> None:
         if not self._set_torque.service_is_ready():
@@ -205,16 +205,6 @@ class SafetyNode(NodeBase):
         missed, self._missed_before = status.missed_ticks - self._missed_before, status.missed_ticks
         health = Health(self._inputs.problem, self._warnings, missed, setup.settings.skew_warning_s)
         return diagnose(status, setup.limits.joint_names, health)
-
-
-def _news(shown: SafetyStatus, status: Status) -> bool:
-    return (shown.state, shown.mode, shown.scale, shown.reason, shown.source) != (
-        status.state,
-        status.mode,
-        status.scale,
-        status.reason,
-        status.source,
-    )
 
 
 def _ros_minus_steady_ns(ros_now_ns: Callable[[], int]) -> int:
