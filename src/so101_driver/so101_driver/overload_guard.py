@@ -89,7 +89,7 @@ class _Servo:
     limiting: bool = False
     yielded: bool = False
     pushed_to: float = 0.0
-    """Position furthest in the direction of the push since limiting began, times its sign."""
+    """Position furthest in the direction of the push, times its sign."""
     push: int = 0
 
 
@@ -141,16 +141,19 @@ class OverloadGuard:
         time_s = ACT_SHARE * servo.own.after_s / -math.log(1.0 - HEAT_ON)
         servo.heat += (1.0 - math.exp(-elapsed_s / time_s)) * (ratio * ratio - servo.heat)
         saturated = abs(duty) >= SATURATED * servo.limit
+        push = 1 if goal_ticks >= present_ticks else -1
         if not servo.limiting:
             if servo.heat >= HEAT_ON:
                 servo.limiting = True
-                servo.push = 1 if goal_ticks >= present_ticks else -1
-                servo.pushed_to = servo.push * present_ticks
+                servo.push, servo.pushed_to = push, push * present_ticks
                 self._counters[f"torque_limited_{JOINT_NAMES[joint]}"] += 1
             return
-        reached = servo.push * present_ticks
-        servo.pushed_to = max(servo.pushed_to, reached)
-        if saturated and not servo.yielded and reached < servo.pushed_to - YIELD_TICKS:
+        if push != servo.push:
+            # Led back by its goal, not pushed back by a load.
+            servo.push, servo.pushed_to = push, push * present_ticks
+        servo.pushed_to = max(servo.pushed_to, push * present_ticks)
+        gave_way = push * present_ticks < servo.pushed_to - YIELD_TICKS
+        if saturated and gave_way and not servo.yielded:
             servo.yielded = True
             self._counters[f"torque_yielded_{JOINT_NAMES[joint]}"] += 1
         if servo.heat < HEAT_OFF and not saturated:

@@ -138,6 +138,18 @@ def test_a_load_that_sinks_is_held_as_long_as_the_servo_can(bench):
     assert bench.guard.limited == {}
 
 
+def test_a_gripper_that_is_opened_again_has_not_given_way():
+    bench = Bench()
+    bench.run(3.0, 0.5, GRIPPER)
+    bench.present[GRIPPER] = GOAL + 400
+    bench.run(1.0, -0.5, GRIPPER)
+    bench.present[GRIPPER] = GOAL + 100
+    bench.run(3.0)
+    assert bench.counters == {"torque_limited_gripper": 1}
+    bench.run(10.0, 0.0, GRIPPER)
+    assert bench.guard.limited == {}
+
+
 def test_the_shares_hold_the_stretched_arm_on_the_weakest_servo(bench):
     stall_nm = 1.35
     for joint, weight_nm in (("shoulder_lift", 0.86), ("elbow_flex", 0.45), ("wrist_flex", 0.12)):
