@@ -17,6 +17,7 @@ from so101_driver.safety import (
     Chunk,
     EventKind,
     JointReading,
+    Limit,
     Limits,
     Mode,
     OperatorEvent,
@@ -140,6 +141,34 @@ def test_without_urdf_the_limits_file_counts_alone_and_lost_protection_is_said()
     (warning,) = made.warnings
     assert "geometry is off" in warning
     assert "the tip's speed is not limited" in warning
+
+
+def test_geometry_of_seven_joints_keeps_the_arm_off_the_table_and_itself():
+    made = setup(
+        urdf=str(EXAMPLE / "arm.urdf"),
+        base_link="base",
+        tip_link="tool",
+        geometry_file=str(EXAMPLE / "geometry.yaml"),
+        mode="full",
+        watch_following=False,
+    )
+    assert made.geometry is not None
+    assert not any("geometry" in warning for warning in made.warnings)
+    supervisor = Supervisor(made.limits, made.settings, made.geometry)
+    down = np.array([0.0, 1.6, 0.0, -0.9, 0.0, 1.0, 0.0])
+    folded = np.array([0.0, -1.0, 0.0, -2.4, 0.0, 1.6, 0.0])
+    assert (made.geometry.clearances(np.array([down, folded])).min(axis=1) < -0.02).all()
+    goals = [np.tile(target, (20, 1)) for target in (down, folded)]
+    chunks = {tick: chunk(tick, tick, goals[tick // 400]) for tick in range(20, 800, 15)}
+    commands, _states = follow(supervisor, chunks, {5: EventKind.ARM}, 900)
+    assert_legal(commands)
+    assert made.geometry.clearances(commands).min() >= -1e-6
+    counts = supervisor.status(0).counts
+    assert counts[Limit.TABLE] > 0
+    assert counts[Limit.SELF_COLLISION] > 0
+    tips = made.geometry.tip_positions(commands)
+    speeds_m_s = np.linalg.norm(np.diff(tips, axis=0), axis=1) / PERIOD_S
+    assert 0.3 < speeds_m_s.max() <= made.limits.tip_speed_m_s * 1.0001
 
 
 def test_a_watch_that_is_switched_off_is_said():
