@@ -12,6 +12,7 @@ from so101_driver.safety import (
     DriverState,
     EventKind,
     EventResult,
+    Limit,
     OperatorEvent,
     Output,
     State,
@@ -87,6 +88,18 @@ def driver_fault(scene: Any) -> None:
     scene.driver = replace(scene.driver, state=DriverState.FAULT, reason="servo 3 is silent")
 
 
+def unknown_goals(scene: Any) -> None:
+    scene.driver = replace(scene.driver, goal_rad=(*GOAL[:5], math.nan))
+
+
+def other_supply(scene: Any) -> None:
+    scene.driver = replace(scene.driver, voltage_v=(24.0, 24.1, math.nan, 5.0, 24.0, 24.0))
+
+
+def other_joints(scene: Any) -> None:
+    scene.driver = replace(scene.driver, torque_on=(True,) * 5)
+
+
 def deaf_input(scene: Any) -> None:
     scene.problem = "a publisher of estop cannot be heard"
 
@@ -102,6 +115,9 @@ def far_outside(scene: Any) -> None:
         (nan_joint, "elbow_flex is not measured"),
         (no_driver, "driver has not reported"),
         (driver_fault, "servo 3 is silent"),
+        (other_joints, "reports 5 joints instead of 6"),
+        (unknown_goals, "does not know the goals in the servos"),
+        (other_supply, "servos' supply is 24.0 V instead of"),
         (deaf_input, "estop"),
         (far_outside, "elbow_flex stands 12.0 degrees outside"),
     ],
@@ -141,3 +157,89 @@ def test_auto_arms_once_when_everything_is_ready(new_scene: Any):
     for _ in range(20):
         scene.step(chunks=(scene.chunk(),), ticks=8)
     assert scene.last.state is State.DISARMED
+
+
+def test_geometry_refuses_a_start_too_deep_inside(new_scene: Any):
+    class Table:
+        names = ("gripper to the table",)
+        limits = (Limit.TABLE,)
+        recoverable_m = 0.02
+
+        def clearances(self, positions_rad: Any) -> Any:
+            return 0.1 * (positions_rad[:, 1:2] + 0.4)
+
+        def clearances_and_gradients(self, position_rad: Any) -> Any:
+            return self.clearances(position_rad[None])[0], 0.1 * np.eye(6)[1:2]
+
+        def tip_positions(self, positions_rad: Any) -> Any:
+            return np.zeros((len(positions_rad), 3))
+
+        def tip_jacobian(self, _position_rad: Any) -> Any:
+            return np.zeros((3, 6))
+
+    scene = new_scene(geometry=Table())
+    deep = replace(scene.driver, goal_rad=(GOAL[0], -0.61, *GOAL[2:]))
+    scene.driver, shallow = deep, scene.driver
+    scene.step()
+    refused = scene.ask(EventKind.ARM)
+    assert not refused.success
+    assert "gripper to the table is 21 mm too close" in refused.message
+    assert scene.status.reason_code == "START_POSE"
+    scene.driver = shallow
+    scene.arm()
+    assert (scene.status.clearance_m, scene.status.clearance_name) == (
+        pytest.approx(-0.018),
+        "gripper to the table",
+    )
+
+
+@pytest.mark.parametrize(
+    ("volts", "part"), [((12.3,) * 6, "12 V"), ((5.1,) * 6, "7.4 V"), ((), "7.4 V")]
+)
+def test_the_supply_chooses_the_servo_part(new_scene: Any, volts: tuple[float, ...], part: str):
+    scene = new_scene()
+    scene.driver = replace(scene.driver, voltage_v=volts)
+    assert scene.status.servo_part == ""
+    scene.arm()
+    assert scene.status.servo_part == part
+
+
+def test_another_supply_while_armed_is_said_and_changes_no_motion(new_scene: Any):
+    def run(later_v: float) -> Any:
+        scene = new_scene()
+        scene.driver = replace(scene.driver, voltage_v=(12.0,) * 6)
+        scene.arm()
+        scene.driver = replace(scene.driver, voltage_v=(later_v,) * 6)
+        for _ in range(5):
+            scene.step(chunks=(scene.chunk(),), ticks=8)
+        return scene
+
+    calm, sagged, wrong = run(12.5), run(5.0), run(3.0)
+    for scene, words in (
+        (sagged, "limits are those of the 12 V servo"),
+        (wrong, "supply is 3.0 V"),
+    ):
+        assert scene.last.state is State.TRACKING
+        assert words in scene.status.reason
+        assert scene.status.counts[Limit.SUPPLY] == 1
+        assert scene.status.servo_part == "12 V"
+        np.testing.assert_array_equal(scene.last.positions_rad, calm.last.positions_rad)
+    assert calm.status.counts[Limit.SUPPLY] == 0
+    sagged.ask(EventKind.DISARM)
+    sagged.step(ticks=30)
+    sagged.arm()
+    assert sagged.status.servo_part == "7.4 V"
+    assert "servo" not in sagged.status.reason
+
+
+def test_an_arm_without_our_driver_is_armed_where_it_is_measured(new_scene: Any):
+    scene = new_scene(needs_driver=False)
+    scene.driver = None
+    scene.arm()
+    assert not any(command.request_torque for command in scene.commands)
+    np.testing.assert_array_equal(scene.last.positions_rad, START)
+    scene.track().step(ticks=150)
+    assert scene.last.state is State.HOLD
+    scene.measuring = False
+    scene.step(ticks=30)
+    assert scene.last.state is State.FAULT

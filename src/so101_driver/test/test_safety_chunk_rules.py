@@ -26,7 +26,12 @@ def test_a_chunk_is_followed_and_its_silence_stops_the_arm(new_scene: Any):
     assert scene.status.source == "policy"
     moving = np.abs(scene.last.velocities_rad_s).max()
     assert moving > 0.1
-    scene.step(ticks=20)
+    silent = 0
+    while scene.last.state is State.TRACKING:
+        scene.step()
+        silent += 1
+    # Twice the interval of 80 ms; 80 ms were over before.
+    assert 8 <= silent <= 10
     assert scene.last.state is State.STOPPING
     assert scene.last.output is Output.COMMANDS
     scene.step(ticks=40)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -237,3 +238,56 @@ def test_every_row_of_the_table_happens(
 
 def test_every_code_is_in_the_table():
     assert {code for row in TRANSITIONS for code in row.codes} == set(C) - {C.NOT_ARMED}
+
+
+def resume(scene: Any) -> None:
+    """Mend what an earlier cause broke."""
+    scene.measuring = scene.driver_talks = True
+    scene.problem = ""
+    scene.jammed = ()
+    scene.driver = new_driver(scene)
+    scene.step()
+
+
+def new_driver(scene: Any) -> Any:
+    position = scene.last.positions_rad
+    goal = scene.GOAL if position is None else tuple(position.tolist())
+    return replace(
+        scene.driver,
+        state=DriverState.ACTIVE,
+        reason="",
+        torque_on=(True,) * 6,
+        goal_rad=goal,
+        voltage_v=(12.0,) * 6,
+    )
+
+
+CALM = (resume, resume, chain(resume, RESET, ARM), wait(0.1), wait(0.5), PRESS, follow_for(0.4))
+OTHERS = (
+    ask(EventKind.SET_MODE, mode=Mode.SHADOW),
+    ask(EventKind.SET_MODE, mode=Mode.SCALED),
+    ask(EventKind.SET_MODE, mode=Mode.SCALED, scale=0.1),
+)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_whatever_happens_is_in_the_table_and_has_a_sentence(new_scene: Any, seed: int):
+    dice = random.Random(seed)
+    scene = new_scene(
+        dice.choice(list(Mode)), deadman_required=seed % 3 == 0, auto_arm=seed % 4 == 0
+    )
+    scene.step()
+    causes = (*CAUSES.values(), *OTHERS)
+    for _ in range(60):
+        dice.choice(CALM if dice.random() < 0.6 else causes)(scene)
+        status = scene.status
+        assert status.reason.strip(" ;:")
+        assert status.reason_code in ReasonCode.__members__
+    seen = changes_of(scene)
+    assert [change for change in seen if not allowed(*change)] == []
+    assert len(set(seen)) > 10
+    state = DISARMED
+    for before, after, _ in seen:
+        assert before is state, "no change goes untold"
+        state = after
+    assert state is scene.last.state

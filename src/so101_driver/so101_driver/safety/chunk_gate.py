@@ -191,7 +191,8 @@ class ChunkGate:
         last = self._newest
         if last is None or last.session != chunk.session:
             self._intervals_s.clear()
-        else:
+        elif steady_ns > self._arrival_ns:
+            # Chunks of one tick are one arrival.
             self._intervals_s.append((steady_ns - self._arrival_ns) * 1e-9)
         self._latencies_s.append(latency_s)
         self._newest = chunk

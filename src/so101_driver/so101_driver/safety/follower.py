@@ -38,6 +38,10 @@ class Follower:
         self.before, self.now = self.now, self.next
         self.next = self._path.at(self._time_s)
 
+    def ahead(self, time_s: float) -> Array:
+        """Where the path will be after some of its own time."""
+        return self._path.at(self._time_s + time_s)
+
     @property
     def ended(self) -> bool:
         """Whether the path is at rest from now on."""

@@ -209,7 +209,7 @@ class Guards:
             measured_rad = np.array(reading.positions_rad)
         machine = self._machine
         moving = machine.state in (State.TRACKING, State.PARKING)
-        target_rad = machine.target_rad if moving else None
+        target_rad = machine.target_rad
         following = self._contact.update(command_rad, measured_rad, target_rad)
         newly = self.following is None or not self.following.blocked
         self.following = following

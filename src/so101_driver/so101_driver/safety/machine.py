@@ -19,6 +19,9 @@ from so101_driver.safety.types import (
     State,
 )
 
+HEADING_S = 0.2
+"""A move leads to where its path is after this time: it may turn at its via pose."""
+
 ARMED = (State.HOLD, State.TRACKING, State.STOPPING, State.PARKING)
 LATCHED = (State.ESTOP, State.FAULT)
 
@@ -40,14 +43,17 @@ class Move:
     Attributes:
         code: PARKING or RETURNING.
         path: What is followed once the arm is at rest.
-        end_rad: Where it ends.
         until_ns: When it ends where it is.
     """
 
     code: ReasonCode
     path: Path
-    end_rad: Array
     until_ns: int
+
+    @property
+    def heading_rad(self) -> Array:
+        """Where it leads at first."""
+        return self.path.at(HEADING_S)
 
     @property
     def disarms(self) -> bool:
@@ -65,7 +71,6 @@ class Machine:
         mode: How far chunks reach the arm.
         scale: Share of a chunk's speed in SCALED mode.
         move: What PARKING executes, and STOPPING after it; None otherwise.
-        target_rad: Where the newest chunk or the move leads; None before the first.
         active: Limits that acted in this step.
         counts: How often each limit has acted.
         changes: Changes of state or code in this step.
@@ -80,7 +85,7 @@ class Machine:
         self.mode = self._next_mode = settings.mode
         self.scale = self._next_scale = settings.scale
         self.move: Move | None = None
-        self.target_rad: Array | None = None
+        self._target_rad: Array | None = None
         self._cause = ""
         self._disarm_after = False
         self._notes: dict[str, str] = {}
@@ -124,6 +129,16 @@ class Machine:
         return self.scale if self.mode is Mode.SCALED else None
 
     @property
+    def target_rad(self) -> Array | None:
+        """Where the present motion leads; None when there is none."""
+        if self.state is State.TRACKING:
+            return self._target_rad
+        if self.state is not State.PARKING or self.move is None:
+            return None
+        heading_rad = self._motion.heading_rad(HEADING_S)
+        return self.move.heading_rad if heading_rad is None else heading_rad
+
+    @property
     def takes_chunks(self) -> bool:
         """Whether a chunk may be followed now."""
         if self.state is State.STOPPING:
@@ -152,14 +167,14 @@ class Machine:
 
     def follow(self, target_rad: Array, source: str) -> None:
         """Follow a chunk that leads to a target."""
-        self.target_rad = target_rad
+        self._target_rad = target_rad
         self.enter(State.TRACKING, ReasonCode.FOLLOWING, f"following chunks of '{source}'")
 
     def begin(self, move: Move, detail: str) -> None:
         """Brake, then execute a move; forgets a change of mode that was on its way."""
         self._motion.forget_path()
         self._next_mode, self._next_scale = self.mode, self.scale
-        self.move, self.target_rad = move, move.end_rad
+        self.move = move
         self.enter(State.PARKING, move.code, detail)
 
     def stop(self, code: ReasonCode, cause: str, disarm: bool = False) -> None:

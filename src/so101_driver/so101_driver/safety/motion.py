@@ -185,6 +185,10 @@ class Motion:
         """Whether a planned path is followed."""
         return self._planned is not None
 
+    def heading_rad(self, time_s: float) -> Array | None:
+        """Where the planned path leads within some time; None while none is followed."""
+        return None if self._planned is None else self._planned.ahead(time_s)
+
     def go(self, rate: float = 1.0) -> tuple[Limit, bool]:
         """Follow the planned path for one tick; returns limits that acted, and True at its end."""
         follower = self._planned

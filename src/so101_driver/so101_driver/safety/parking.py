@@ -38,7 +38,6 @@ class PosesPath:
 
     def __init__(self, poses_rad: list[Array], limits: Limits) -> None:
         self._legs = [_leg(begin, end, limits) for begin, end in pairwise(poses_rad)]
-        self.end_rad = poses_rad[-1]
         self.duration_s = sum(leg.duration for leg in self._legs)
 
     def at(self, time_s: float) -> Array:

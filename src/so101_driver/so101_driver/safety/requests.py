@@ -141,15 +141,12 @@ class Requests:
         if isinstance(path, Blocked):
             machine.answer(event, False, path.sentence)
             return False
-        blocked = self._guards.blocks(path.end_rad)
+        move = Move(code, path, steady_ns + round(MOVE_TIMEOUT_S * 1e9))
+        blocked = self._guards.blocks(move.heading_rad)
         if blocked:
             machine.answer(event, False, blocked)
             return False
-        until_ns = steady_ns + round(MOVE_TIMEOUT_S * 1e9)
-        machine.begin(
-            Move(code, path, path.end_rad, until_ns),
-            "going to the rest pose" if parks else "going to the ready pose",
-        )
+        machine.begin(move, "going to the rest pose" if parks else "going to the ready pose")
         return True
 
     def _set_mode(self, event: OperatorEvent) -> None:
