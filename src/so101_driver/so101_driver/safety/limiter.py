@@ -222,6 +222,14 @@ class Limiter:
             bounded |= shaped.velocity_rad_s != target_v
             acted |= shaped.acted
             target_v, proposal = shaped.velocity_rad_s, shaped.acceleration_rad_s2
+        excess = np.abs(target_v) / self._velocity
+        most = float(excess.max())
+        if most > 1.0:
+            # All joints slow down alike: that keeps the direction, and with it nearly the path
+            # (docs/tracking.md compares). From those that only wait for others nothing is taken.
+            target_v, proposal = target_v / most, proposal / most
+            bounded |= excess > 1.0
+            acted |= Limit.VELOCITY
         proposal = proposal + _closing_rate(target_v - v, VELOCITY_GAIN_PER_S, self._ramp)[0]
         return _Wanted(reference_v, target_v, proposal, bounded, acted)
 
