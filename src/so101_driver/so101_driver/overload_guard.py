@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 
 from so101_driver.joints import GRIPPER, JOINT_NAMES
 
-HEAT_ON = 0.55
-HEAT_OFF = 0.40
+HEAT_ON = 0.8
+HEAT_OFF = 0.6
 """The leaky integral of (duty / threshold)² at which a limit is lowered, and may rise again. Steady
-duties of 74 % and 63 % of the threshold lead there."""
+duties of 89 % and 77 % of the threshold lead there."""
 
 ACT_SHARE = 0.6
 """A servo at its threshold is acted upon after this share of its own protection time; the rest is

@@ -32,6 +32,7 @@ RAISED_RAD = np.array([0.0, -0.4, -0.3, 0.3, 0.0, 0.2])
 ABOVE_TABLE_RAD = np.array([0.0, -0.3, 0.6, 1.2, 0.0, 0.2])
 TOUCH_M = 0.0125
 """Height of the tip at which the fingers, which are thicker, touch the table."""
+FOREARM_LEVEL_RAD = np.array([0.0, -0.3, 0.0, 0.0, 0.0, 0.2])
 HORIZONTAL_RAD = np.array([0.0, 1.5, -1.4, 0.0, 0.0, 0.2])
 """Level and as long as it gets: the most that the shoulder can have to carry."""
 STRETCHED_RAD = np.array([0.0, 1.0, -1.0, 0.0, 0.0, 0.2])
@@ -331,6 +332,22 @@ def test_what_is_left_holds_the_arm_as_the_full_torque_does_on_the_weakest_servo
         arm.run(5.0)
         heights_m.append(arm.tip_pose()[2, 3])
     assert heights_m[1] == pytest.approx(heights_m[0], abs=1e-4)
+
+
+def test_a_load_that_sinks_under_the_limit_is_held_without_tripping():
+    """At the elbow: more than the 50 % that it is left with, less than the 76 % it can give."""
+    driven = Driven(FOREARM_LEVEL_RAD)
+    model = driven.arm.world.model
+    model.body_mass[model.body("gripper_link").id] += 0.75
+    driven.hold(FOREARM_LEVEL_RAD, 10.0)
+    assert driven.core.counters["torque_limited_elbow_flex"] == 1
+    assert driven.core.counters["torque_yielded_elbow_flex"] == 1
+    before_m = driven.arm.tip_pose()[2, 3]
+    assert before_m > 0.12
+    snapshot = driven.hold(FOREARM_LEVEL_RAD, 10.0)
+    assert snapshot.torque_limit[ELBOW] == pytest.approx(0.76)
+    assert driven.trips == [0] * 6
+    assert driven.arm.tip_pose()[2, 3] == pytest.approx(before_m, abs=0.005)
 
 
 def place_cube_in_gripper(arm, name="red_cube"):
