@@ -131,6 +131,22 @@ def plane_of(touches: Sequence[Touch], normal: ArrayLike = (0.0, 0.0, 1.0)) -> P
     return plane
 
 
+def check_apart(points_m: ArrayLike) -> None:
+    """Refuse points [n, 3] of which two are so close that an error at one tilts the plane.
+
+    Raises:
+        UserError: Two points are too close.
+    """
+    points = np.asarray(points_m, dtype=np.float64)
+    for first, second in combinations(range(len(points)), 2):
+        distance = float(np.linalg.norm(points[first] - points[second]))
+        if distance < LEAST_DISTANCE_M:
+            raise UserError(
+                f"points {first + 1} and {second + 1} are only {100 * distance:.1f} cm apart: "
+                f"touch places that are at least {100 * LEAST_DISTANCE_M:.0f} cm apart."
+            )
+
+
 def fit_plane(points_m: ArrayLike) -> Plane:
     """Return the plane through points [n, 3], by least squares where there are more than three.
 
@@ -140,13 +156,7 @@ def fit_plane(points_m: ArrayLike) -> Plane:
     points = np.asarray(points_m, dtype=np.float64)
     if len(points) < LEAST_POINTS:
         raise UserError(f"{len(points)} points are no plane: touch the table at three places.")
-    for first, second in combinations(range(len(points)), 2):
-        distance = float(np.linalg.norm(points[first] - points[second]))
-        if distance < LEAST_DISTANCE_M:
-            raise UserError(
-                f"points {first + 1} and {second + 1} are only {100 * distance:.1f} cm apart: "
-                f"touch places that are at least {100 * LEAST_DISTANCE_M:.0f} cm apart."
-            )
+    check_apart(points)
     centre = points.mean(axis=0)
     axes = np.linalg.svd(points - centre)[2]
     width = float(np.ptp((points - centre) @ axes[1]))

@@ -17,6 +17,8 @@ PURE = (
     "readings",
     "registers",
     "safety",
+    "safety.geometry_file",
+    "table_plane",
 )
 
 

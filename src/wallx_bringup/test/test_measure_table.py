@@ -65,11 +65,13 @@ def arm(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
 
 
 def test_three_touches_become_the_table_of_a_new_file(arm, tmp_path, monkeypatch, capsys) -> None:
-    # Before the good touches: one while it moves, one with a silent joint, one that is old.
+    # Before the good touches: one while it moves, one with a silent joint, one that is old. After
+    # the first: the same place again.
     plan = [
         SimpleNamespace(pose=POSES[0], speed=0.2, late_s=0),
         SimpleNamespace(pose=np.full(6, math.nan), speed=0.0, late_s=0),
         SimpleNamespace(pose=POSES[0], speed=0.0, late_s=3),
+        SimpleNamespace(pose=POSES[0], speed=0.0, late_s=0),
         *(SimpleNamespace(pose=pose, speed=0.0, late_s=0) for pose in POSES),
     ]
     prompts = []
@@ -84,12 +86,17 @@ def test_three_touches_become_the_table_of_a_new_file(arm, tmp_path, monkeypatch
     output = tmp_path / "mine.yaml"
     assert main(["measure-table", "--output", str(output)]) == 0
     shown = capsys.readouterr().out
-    assert shown.count("not taken: ") == 3
-    for problem in ("keep the arm still", "did not answer", "newest joint state is 3."):
+    assert shown.count("not taken: ") == 4
+    for problem in (
+        "keep the arm still",
+        "did not answer",
+        "newest joint state is 3.",
+        "only 0.0 cm",
+    ):
         assert problem in shown
     assert [prompt.split(":")[0] for prompt in prompts] == [
         *["Point 1 of 3"] * 4,
-        "Point 2 of 3",
+        *["Point 2 of 3"] * 2,
         "Point 3 of 3",
     ]
     table = load_shapes(output, KINEMATICS.link_names).table

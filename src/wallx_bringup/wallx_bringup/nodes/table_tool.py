@@ -23,6 +23,7 @@ from so101_driver.table_plane import (
     LEAST_POINTS,
     Plane,
     Touch,
+    check_apart,
     plane_of,
     steady_pose,
     touch_of,
@@ -77,6 +78,7 @@ class TableTool:
         self._wait_for_joints()
         self._show(INTRODUCTION.format(count=count))
         touches: list[Touch] = []
+        touched: list[NDArray[np.float64]] = []
         while len(touches) < count:
             try:
                 ask(f"Point {len(touches) + 1} of {count}: touch the table, then press Enter. ")
@@ -86,13 +88,15 @@ class TableTool:
                 ) from error
             try:
                 touch = touch_of(self._kinematics, self._fingertips, self._pose())
+                lowest = touch.lowest(self._table.normal)
+                check_apart([*touched, touch.points_m[lowest]])
             except UserError as error:
                 self._show(f"  not taken: {error}")
                 continue
-            lowest = touch.lowest(self._table.normal)
-            x, y, z = 1e3 * touch.points_m[lowest]
-            self._show(f"  {touch.names[lowest]} at x {x:.1f}, y {y:.1f}, z {z:.1f} mm")
             touches.append(touch)
+            touched.append(touch.points_m[lowest])
+            x, y, z = 1e3 * touched[-1]
+            self._show(f"  {touch.names[lowest]} at x {x:.1f}, y {y:.1f}, z {z:.1f} mm")
         return plane_of(touches, self._table.normal)
 
     def write(self, plane: Plane, output: Path) -> None:
