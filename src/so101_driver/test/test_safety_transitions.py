@@ -262,32 +262,39 @@ def new_driver(scene: Any) -> Any:
     )
 
 
-CALM = (resume, resume, chain(resume, RESET, ARM), wait(0.1), wait(0.5), PRESS, follow_for(0.4))
-OTHERS = (
+READY = chain(resume, wait(0.5), RESET, ARM, PRESS)
+CALM = (READY, READY, resume, wait(0.1), follow_for(0.4), chain(PRESS, follow_for(0.16)))
+UNUSUAL = (
+    *CAUSES.values(),
     ask(EventKind.SET_MODE, mode=Mode.SHADOW),
     ask(EventKind.SET_MODE, mode=Mode.SCALED),
     ask(EventKind.SET_MODE, mode=Mode.SCALED, scale=0.1),
 )
 
 
-@pytest.mark.parametrize("seed", range(12))
-def test_whatever_happens_is_in_the_table_and_has_a_sentence(new_scene: Any, seed: int):
-    dice = random.Random(seed)
-    scene = new_scene(
-        dice.choice(list(Mode)), deadman_required=seed % 3 == 0, auto_arm=seed % 4 == 0
-    )
+def random_run(scene: Any, dice: random.Random) -> set[tuple[State, State, ReasonCode]]:
+    """Let random things happen; returns the changes that were seen."""
     scene.step()
-    causes = (*CAUSES.values(), *OTHERS)
-    for _ in range(60):
-        dice.choice(CALM if dice.random() < 0.6 else causes)(scene)
+    for _ in range(80):
+        dice.choice(CALM if dice.random() < 0.7 else UNUSUAL)(scene)
         status = scene.status
         assert status.reason.strip(" ;:")
         assert status.reason_code in ReasonCode.__members__
     seen = changes_of(scene)
     assert [change for change in seen if not allowed(*change)] == []
-    assert len(set(seen)) > 10
     state = DISARMED
     for before, after, _ in seen:
         assert before is state, "no change goes untold"
         state = after
     assert state is scene.last.state
+    return set(seen)
+
+
+def test_whatever_happens_is_in_the_table_and_has_a_sentence(new_scene: Any):
+    seen = set()
+    for seed in range(12):
+        dice = random.Random(seed)
+        mode = dice.choice(list(Mode))
+        scene = new_scene(mode, deadman_required=seed % 3 == 0, auto_arm=seed % 4 == 0)
+        seen |= random_run(scene, dice)
+    assert len(seen) > 45, "half of the table happens by chance"
