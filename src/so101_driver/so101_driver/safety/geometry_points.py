@@ -72,10 +72,6 @@ class PointSet:
         self._locals: list[list[Array]] = [[] for _ in moved_by]
         self._sorted: tuple[Array, ...] = ()
 
-    def body(self, link: str) -> int:
-        """Return the body that a link belongs to."""
-        return self._in_body[link][0]
-
     def add(self, link: str, vector: Array, *, direction: bool = False) -> tuple[int, int]:
         """Add a point, or a direction, given in a link's frame; ``row`` translates the result."""
         body, frame = self._in_body[link]
