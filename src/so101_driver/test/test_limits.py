@@ -51,6 +51,8 @@ def test_the_tightest_of_file_urdf_and_calibration_wins():
     assert (narrow.lower_rad[0], narrow.upper_rad[0]) == (-0.5, 0.7)
     assert narrow.rest_rad[2] == 1.0
     assert np.isnan(narrow.rest_rad[5])
+    urdf[4] = -np.inf, np.inf
+    assert limits.intersected(urdf).upper_rad[4] == limits.upper_rad[4]
     np.testing.assert_array_equal(narrow.upper_rad[3:], limits.upper_rad[3:])
 
 

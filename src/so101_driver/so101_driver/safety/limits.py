@@ -212,10 +212,11 @@ class Limits:
             if bounds is None:
                 continue
             array = np.asarray(bounds, dtype=np.float64)
-            if array.shape != (len(self.joint_names), 2) or not np.isfinite(array).all():
+            # A joint that turns for ever has infinite limits in a URDF.
+            if array.shape != (len(self.joint_names), 2) or np.isnan(array).any():
                 raise UserError(
-                    f"the {origin}'s limits are not {len(self.joint_names)} finite ranges, one for "
-                    f"each joint of {self.source}."
+                    f"the {origin}'s limits are not {len(self.joint_names)} ranges, one for each "
+                    f"joint of {self.source}."
                 )
             lower, upper = np.maximum(lower, array[:, 0]), np.minimum(upper, array[:, 1])
         for index, name in enumerate(self.joint_names):
