@@ -60,6 +60,8 @@ def main() -> int:
     preload()
     with console.status("measuring which tests reach which lines"):
         reach = measure_reach(arguments.out / "reach.json")
+    for test in reach.failed:
+        console.print(f"left out, because it does not pass without a mutant: {test}")
     jobs = all_jobs(arguments.files, arguments.operators)
     if arguments.sample is not None and arguments.sample < len(jobs):
         jobs = random.Random(arguments.seed).sample(jobs, arguments.sample)
