@@ -27,7 +27,7 @@ def shares(positions: np.ndarray) -> list[float]:
 
 
 def path_of(points: np.ndarray, step_s: float = 0.04, tolerance_rad: float = 0.005) -> ChunkPath:
-    return ChunkPath(points, step_s, tolerance_rad, TOPS[1], TOPS[2])
+    return ChunkPath(points, step_s, tolerance_rad, LIMITS)
 
 
 def limiter_at(position: np.ndarray) -> Limiter:

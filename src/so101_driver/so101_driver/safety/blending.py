@@ -17,7 +17,7 @@ import numpy as np
 
 from so101_driver.safety.chunk_gate import SHORTEST_STEP_S, AcceptedChunk
 from so101_driver.safety.limits import Limits
-from so101_driver.safety.reference import ChunkPath
+from so101_driver.safety.reference import ChunkPath, slowing_time_s
 from so101_driver.safety.settings import Settings
 from so101_driver.safety.types import Array, Blend
 
@@ -31,8 +31,9 @@ LONGEST_JOIN_S = 0.5
 _FADE_ACCELERATION, _FADE_JERK = 5.78, 60.0
 """Largest second and third derivative of the fading weight over a unit of time."""
 
-_HARDLY_BEGUN = 0.1
-"""A layer that is no further in is replaced, not covered, by the next chunk: bounds the stack."""
+SETTLED = 0.12
+"""How far a layer must have faded in before the next may begin; of the chunks that come earlier the
+newest waits. It bounds the stack, and with it what joins that overlap add up to."""
 
 MOST_MEMBERS = 12
 """Chunks of an ensemble; of more, the oldest leave early."""
@@ -43,8 +44,11 @@ STREAM_INTERVAL_S = 0.1
 STREAM_POINTS = 4
 """Points of a stream that tell its velocity."""
 
+STREAM_JOIN = 3
+"""Intervals of a stream over which a newer point takes over."""
+
 LOOK_AHEAD_S = 0.15
-"""A stream's motion is continued for at most this long; without a new point it then rests."""
+"""A stream's motion is continued for at most this long; without a new point it then brakes."""
 
 
 @dataclass(slots=True, eq=False)
@@ -58,6 +62,7 @@ class _Voice:
         committed: Whether it begins with points that those before it have promised.
         blend: How it is combined with the one before.
         join_s: Time over which it fades in, and out of an ensemble; at first the least.
+        longest_join_s: The most that this may become.
         rests: Whether it slows down at its end; not if it has faded away by then.
         entered: Progress of fading in within an ensemble, 0 to 1.
         left: Progress of leaving an ensemble, 0 to 1; negative while it stays.
@@ -70,6 +75,7 @@ class _Voice:
     committed: bool
     blend: Blend
     join_s: float
+    longest_join_s: float
     rests: bool = True
     entered: float = 1.0
     left: float = -1.0
@@ -220,6 +226,8 @@ class Blender:
                 return
 
     def _its_turn(self, voice: _Voice) -> bool:
+        if self._stack[-1].entered < SETTLED:
+            return False
         present = self._stack[-1].voices[-1]
         if voice.time_s >= voice.takes_s and (
             voice.blend is not Blend.HALF
@@ -239,10 +247,7 @@ class Blender:
             top.voices.append(voice)
             return
         layer = _Layer([voice], self._join_s(voice, present))
-        if len(self._stack) > 1 and top.entered < _HARDLY_BEGUN:
-            layer.join_s, layer.entered = top.join_s, top.entered
-            self._stack.pop()
-        for older in self._stack[-1].voices:
+        for older in top.voices:
             older.superseded(layer.join_s)
         self._stack.append(layer)
 
@@ -259,28 +264,29 @@ class Blender:
         )
         by_jerk = np.cbrt(_FADE_JERK * gap / (JOIN_SHARE * self._limits.jerk_rad_s3))
         needed_s = float(np.maximum(by_acceleration, by_jerk).max())
-        return max(voice.join_s, min(needed_s, LONGEST_JOIN_S))
+        return max(voice.join_s, min(needed_s, voice.longest_join_s))
 
     # From chunks to paths.
 
     def _voice(self, chunk: AcceptedChunk, steady_ns: int) -> _Voice:
         time_s = (steady_ns - chunk.first_due_ns) * 1e-9
         points, step_s, join_s = chunk.points_rad, chunk.step_s, self._settings.join_s
+        longest_join_s = LONGEST_JOIN_S
         committed = chunk.committed_steps > 0
         blend = Blend.LATEST if committed else self._settings.blend
         if len(points) == 1:
-            points, step_s = self._continued(chunk, time_s)
+            points, step_s, interval_s = self._continued(chunk, time_s)
             blend = Blend.LATEST
             if step_s > 0.0:
-                join_s = min(join_s, 3.0 * step_s)
+                # A longer join would be a lag: the path of a stream is short.
+                join_s = longest_join_s = min(join_s, STREAM_JOIN * interval_s)
         else:
             self._stream.clear()
         path = ChunkPath(
             points,
             step_s,
             self._settings.fit_tolerance_rad,
-            self._limits.acceleration_rad_s2,
-            self._limits.jerk_rad_s3,
+            self._limits,
         )
         takes_s = max(chunk.committed_steps - 1, 0) * step_s
         return _Voice(
@@ -290,15 +296,16 @@ class Blender:
             committed=committed,
             blend=blend,
             join_s=max(join_s, self._settings.period_s),
+            longest_join_s=longest_join_s,
         )
 
-    def _continued(self, chunk: AcceptedChunk, time_s: float) -> tuple[Array, float]:
-        """Points that continue the motion of a stream of single points, and their spacing.
+    def _continued(self, chunk: AcceptedChunk, time_s: float) -> tuple[Array, float, float]:
+        """Points that go on from a single point, their spacing, and the time since the one before.
 
         A lone point is a goal. Points that follow each other closely are samples of a motion: it
-        goes on with its velocity until the next one comes, and for a bounded time without one.
+        goes on with its velocity until the next one comes, and without one for a bounded time.
         """
-        stream = self._stream
+        stream, limits = self._stream, self._limits
         due_ns, point = chunk.first_due_ns, chunk.points_rad[0]
         if stream:
             interval_s = (due_ns - stream[-1][0]) * 1e-9
@@ -306,17 +313,16 @@ class Blender:
                 stream.clear()
         stream.append((due_ns, point))
         if len(stream) < 2:
-            return chunk.points_rad, 0.0
+            return chunk.points_rad, 0.0, 0.0
         times = np.array([(due - due_ns) * 1e-9 for due, _ in stream])
         positions = np.array([position for _, position in stream])
         centred = times - times.mean()
         velocity = centred @ positions / (centred @ centred)
-        top = self._limits.velocity_rad_s
-        velocity = np.minimum(np.maximum(velocity, -top), top)
-        step_s = -float(times[0]) / (len(stream) - 1)
-        ahead_s = min(max(time_s, 0.0) + self._settings.join_s + 2.0 * step_s, LOOK_AHEAD_S)
-        steps = np.arange(max(math.ceil(ahead_s / step_s), 1) + 1)
-        return point + step_s * steps[:, None] * velocity, step_s
+        velocity = np.minimum(np.maximum(velocity, -limits.velocity_rad_s), limits.velocity_rad_s)
+        interval_s = -float(times[0]) / (len(stream) - 1)
+        ahead_s = min(max(time_s, 0.0) + (STREAM_JOIN + 2) * interval_s, LOOK_AHEAD_S)
+        ahead_s += slowing_time_s(velocity, limits)
+        return np.array((point, point + ahead_s * velocity)), ahead_s, interval_s
 
 
 def _thin_out(voices: list[_Voice]) -> None:

@@ -7,6 +7,7 @@ from functools import lru_cache
 import numpy as np
 from scipy.linalg import solve_banded
 
+from so101_driver.safety.limits import Limits
 from so101_driver.safety.types import Array
 
 _WEIGHTS = np.concatenate(([0.0], np.logspace(-3.0, 4.0, 15)))
@@ -41,11 +42,12 @@ class ChunkPath:
         points_rad: Array,
         step_s: float,
         tolerance_rad: float,
-        acceleration_rad_s2: Array,
-        jerk_rad_s3: Array,
+        limits: Limits,
     ) -> None:
         """Fit ``points_rad`` [points, joints], ``step_s`` apart; the first is at time 0."""
-        knots = _smoothed(points_rad, step_s, tolerance_rad, acceleration_rad_s2, jerk_rad_s3)
+        knots = _smoothed(
+            points_rad, step_s, tolerance_rad, limits.acceleration_rad_s2, limits.jerk_rad_s3
+        )
         self._step_s = step_s
         self._only = knots[0]
         self._last = len(knots) - 1
@@ -53,12 +55,8 @@ class ChunkPath:
         self._slowing_s = 0.0
         if self._last:
             self._pieces = _pieces(knots)
-            speed = np.abs(self._pieces[-1, 1:].T @ (1.0, 2.0, 3.0)) / step_s
-            # Slowing over 2 x seconds of real time with a smooth step has the peak deceleration
-            # 0.75 v / x and the peak jerk 1.5 v / x².
-            by_acceleration = 0.75 * speed / (ENDING_SHARE * acceleration_rad_s2)
-            by_jerk = np.sqrt(1.5 * speed / (ENDING_SHARE * jerk_rad_s3))
-            self._slowing_s = min(float(np.max(np.maximum(by_acceleration, by_jerk))), self._end_s)
+            end_velocity = self._pieces[-1, 1:].T @ (1.0, 2.0, 3.0) / step_s
+            self._slowing_s = min(slowing_time_s(end_velocity, limits), self._end_s)
 
     @property
     def duration_s(self) -> float:
@@ -97,6 +95,18 @@ class ChunkPath:
         # Path speed 1 - (3u² - 2u³) falls from 1 to 0 while u goes from 0 to 1 in twice the time.
         u = min((time_s - start_s) / (2.0 * self._slowing_s), 1.0)
         return start_s + 2.0 * self._slowing_s * (u - u**3 + 0.5 * u**4)
+
+
+def slowing_time_s(velocity_rad_s: Array, limits: Limits) -> float:
+    """Path time before its end at which a motion of this velocity begins to slow down.
+
+    Slowing over 2 x seconds of real time with a smooth step has the peak deceleration 0.75 v / x
+    and the peak jerk 1.5 v / x².
+    """
+    speed = np.abs(velocity_rad_s)
+    by_acceleration = 0.75 * speed / (ENDING_SHARE * limits.acceleration_rad_s2)
+    by_jerk = np.sqrt(1.5 * speed / (ENDING_SHARE * limits.jerk_rad_s3))
+    return float(np.maximum(by_acceleration, by_jerk).max())
 
 
 def _pieces(knots: Array) -> Array:
