@@ -12,6 +12,7 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from sensor_msgs.msg import JointState
 from so101_driver.nodes.safety_diagnostics import Health, diagnose
 from so101_driver.nodes.safety_messages import driver_reading, joint_reading
+from so101_driver.safety.readiness import skew_sentence
 
 from wallx_msgs.msg import DriverStatus, LimitCount, SafetyStatus
 
@@ -44,8 +45,8 @@ def test_all_is_well():
 @pytest.mark.parametrize(
     ("fields", "health", "words"),
     [
-        ({"clock_skew_s": 0.011}, HEALTHY, ("+11 ms", "chrony")),
-        ({"clock_skew_s": -0.02}, HEALTHY, ("-20 ms", "chrony")),
+        ({"clock_skew_s": 0.011}, HEALTHY, ("11 ms ahead of", "chrony")),
+        ({"clock_skew_s": -0.02}, HEALTHY, ("20 ms behind", "chrony")),
         ({}, Health("", (), 3, 0.01), ("missed 3 ticks",)),
         ({}, Health("", ("geometry is off", "no real time"), 0, 0.01), ("geometry", "real time")),
     ],
@@ -55,6 +56,11 @@ def test_warnings(fields: dict[str, float], health: Health, words: tuple[str, ..
     assert level == DiagnosticStatus.WARN
     assert message.startswith("following")
     assert all(word in message for word in words)
+
+
+def test_a_skew_that_the_reason_tells_is_not_told_twice():
+    told = status(clock_skew_s=0.03, reason=f"following; {skew_sentence(0.031)}")
+    assert diagnose(told, NAMES, HEALTHY)[:2] == (DiagnosticStatus.WARN, told.reason)
 
 
 def test_a_small_skew_is_no_warning():

@@ -10,6 +10,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 
 from so101_driver.safety import Mode, State
+from so101_driver.safety.readiness import skew_sentence
 from wallx_msgs.msg import SafetyStatus
 
 _LATCHED = (SafetyStatus.STATE_ESTOP, SafetyStatus.STATE_FAULT)
@@ -43,15 +44,14 @@ def diagnose(
         return DiagnosticStatus.ERROR, status.reason, values
     warnings = []
     # Written so that NaN, no chunk yet, is no warning.
-    if abs(status.clock_skew_s) > health.skew_warning_s:
-        warnings.append(
-            f"the policy's clock differs by {status.clock_skew_s * 1e3:+.0f} ms: synchronise with "
-            "chrony"
-        )
+    skewed = abs(status.clock_skew_s) > health.skew_warning_s
+    sentence = skew_sentence(status.clock_skew_s)
+    if skewed and sentence.partition(" is ")[0] not in status.reason:
+        warnings.append(sentence)
     if health.missed_ticks:
         warnings.append(f"the loop missed {health.missed_ticks} ticks in the last second")
     warnings += health.warnings
-    if warnings:
+    if warnings or skewed:
         return DiagnosticStatus.WARN, "; ".join([status.reason, *warnings]), values
     return DiagnosticStatus.OK, status.reason, values
 

@@ -123,6 +123,7 @@ class Supervisor:
         """What SafetyStatus tells."""
         machine, following = self._machine, self._guards.following
         armed = self._arming.armed_ns is not None
+        skew_s = self._gate.skew_s
         clearance_m, clearance_name = self._motion.clearance() if armed else (np.nan, "")
         return Status(
             state=machine.state,
@@ -133,7 +134,8 @@ class Supervisor:
             active_limits=machine.active,
             counts=dict(machine.counts),
             chunk_age_s=self._gate.age_s(steady_ns),
-            clock_skew_s=self._gate.clock_skew_s,
+            # From one chunk only, with the time it was under way, while no better one is known.
+            clock_skew_s=self._gate.clock_skew_s if np.isnan(skew_s) else skew_s,
             intent_clipped=self._motion.intent_clipped,
             missed_ticks=self._missed_ticks,
             reason_code=machine.code.name,
