@@ -23,6 +23,7 @@ from so101_driver.safety import (
     State,
     Status,
 )
+from so101_driver.safety.transitions import allowed
 
 if TYPE_CHECKING:
     from proof.world import Weather
@@ -68,6 +69,7 @@ class Rules:
         kinds = {event.kind for event in events}
         before = State.DISARMED if self._before is None else self._before.state
         after = command.state
+        self._changes(command, before)
         self._outputs(command, before)
         self._latches(before, after, kinds)
         self._watchdogs(after, steady_ns)
@@ -101,6 +103,15 @@ class Rules:
             if self._settings.chunk_timeout_s:
                 horizon_ns = round(self._settings.chunk_timeout_s * 1e9)
             self._fresh_until_ns = max(self._fresh_until_ns, steady_ns + horizon_ns)
+
+    def _changes(self, command: Command, before: State) -> None:
+        """Every change is told, without a gap, and stands in the table of docs/states.md."""
+        for change in command.changes:
+            name = f"{change.before.name} to {change.after.name} for {change.code.name}"
+            assert change.before is before, f"{name} began in {before.name}"
+            assert allowed(change.before, change.after, change.code), f"{name} is not in the table"
+            before = change.after
+        assert before is command.state, f"a change to {command.state.name} was not told"
 
     def _outputs(self, command: Command, before: State) -> None:
         if command.state is State.DISARMED and before is State.DISARMED:

@@ -106,3 +106,11 @@ def test_in_shadow_mode_nothing_can_be_blocked(new_scene: Any):
 def test_the_watch_can_be_switched_off(new_scene: Any):
     scene = run_into_something(new_scene(watch_following=False))
     assert scene.last.state is State.TRACKING
+
+
+def test_a_reason_of_another_kind_still_says_that_a_joint_is_blocked(new_scene: Any):
+    scene = run_into_something(new_scene())
+    scene.step(ticks=60)
+    scene.step(chunks=(scene.chunk(action_kind=0),), ticks=2)
+    assert scene.status.reason_code == "CHUNK_BAD"
+    assert "shoulder_lift is blocked" in scene.status.reason

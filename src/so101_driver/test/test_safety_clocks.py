@@ -28,7 +28,9 @@ def test_skew_is_said_and_counted_once_while_chunks_are_followed(new_scene: Any,
     assert scene.status.reason.startswith("following chunks of 'policy'")
     assert scene.status.counts[Limit.CLOCK] == 1
     assert scene.status.clock_skew_s == pytest.approx(skew_s, abs=1e-6)
-    # A sender whose clock was set right begins a new session.
+    # A sender that has gone is not spoken of; one whose clock was set right begins a new session.
+    scene.step(ticks=210)
+    assert "clock" not in scene.status.reason
     for _ in range(3):
         scene.step(chunks=(skewed(scene, 0.0, session=2),), ticks=8)
     assert "clock" not in scene.status.reason

@@ -79,6 +79,10 @@ class Arming:
         """Note that somebody sends chunks."""
         self._chunk_came_ns = steady_ns
 
+    def sender_lives(self, steady_ns: int) -> bool:
+        """Whether chunks came lately."""
+        return self._chunks_come(steady_ns, SENDER_TIMEOUT_S)
+
     def ask(self, event: OperatorEvent, steady_ns: int, arm: ArmState) -> None:
         """Begin to arm; the answer comes when it is done."""
         machine = self._machine
@@ -140,9 +144,7 @@ class Arming:
         if self._watch.fresh_reading(steady_ns) is None:
             return Problem(ReasonCode.JOINT_STATES, self._watch.problem)
         skew_s = self._gate.skew_s
-        if abs(skew_s) > self._settings.max_clock_skew_s and self._chunks_come(
-            steady_ns, SENDER_TIMEOUT_S
-        ):
+        if abs(skew_s) > self._settings.max_clock_skew_s and self.sender_lives(steady_ns):
             return Problem(ReasonCode.CLOCK_SKEW, skew_sentence(skew_s))
         if self.with_driver:
             return driver_problem(arm.driver, len(self._limits.joint_names), steady_ns)

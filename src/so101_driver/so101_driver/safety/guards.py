@@ -85,10 +85,11 @@ class Guards:
         if self._machine.state is State.TRACKING:
             self._machine.stop(ReasonCode.CLOCK_JUMP, f"ROS time jumped by {jump_s:+.2f} s")
 
-    def check_skew(self) -> None:
-        """Say when the clock of the chunks' sender is another one; call it when chunks came."""
+    def check_skew(self, steady_ns: int) -> None:
+        """Say when the clock of the chunks' sender is another one."""
         sentence = ""
-        if abs(self._gate.skew_s) > self._settings.skew_warning_s:
+        skewed = abs(self._gate.skew_s) > self._settings.skew_warning_s
+        if skewed and self._arming.sender_lives(steady_ns):
             sentence = skew_sentence(self._gate.skew_s)
         self._machine.note("clock", Limit.CLOCK, sentence)
 
@@ -147,7 +148,8 @@ class Guards:
         self.following = None
         self._contact_from_ns = self._holds_ns = None
         self._machine.note("supply", Limit.SUPPLY, "")
-        self._machine.note("following", Limit.TRACKING_MARGIN, "")
+        self._machine.note("following", Limit(0), "")
+        self._machine.note("blocked", Limit(0), "")
 
     def _check_driver(self, steady_ns: int, driver: DriverReading | None) -> None:
         machine = self._machine
@@ -208,11 +210,10 @@ class Guards:
             self._measured = reading
             measured_rad = np.array(reading.positions_rad)
         machine = self._machine
-        moving = machine.state in (State.TRACKING, State.PARKING)
-        target_rad = machine.target_rad
-        following = self._contact.update(command_rad, measured_rad, target_rad)
+        following = self._contact.update(command_rad, measured_rad, machine.target_rad)
         newly = self.following is None or not self.following.blocked
         self.following = following
+        moving = machine.state in (State.TRACKING, State.PARKING)
         slow = moving and following.rate < SLOW_RATE
         if slow:
             machine.act(Limit.TRACKING_MARGIN)
@@ -221,12 +222,21 @@ class Guards:
             Limit(0),
             "slowly, because a joint hangs behind its command" if slow else "",
         )
+        self._judge(following, newly)
+        known = machine.code is ReasonCode.JOINT_BLOCKED
+        machine.note("blocked", Limit(0), "" if known else following.sentence)
+
+    def _judge(self, following: Following, newly: bool) -> None:
+        """Stop for a joint that is blocked, unless the motion leads it back."""
+        machine = self._machine
+        target_rad = machine.target_rad
         if not following.blocked:
             if machine.state is State.HOLD and machine.code is ReasonCode.JOINT_BLOCKED:
                 machine.say(ReasonCode.JOINT_FREED, "the joint that was blocked follows again")
-        elif moving and not (target_rad is not None and self._contact.relieves(target_rad)):
-            machine.act(Limit.JOINT_BLOCKED)
-            machine.stop(ReasonCode.JOINT_BLOCKED, following.sentence)
+        elif machine.state in (State.TRACKING, State.PARKING):
+            if target_rad is None or not self._contact.relieves(target_rad):
+                machine.act(Limit.JOINT_BLOCKED)
+                machine.stop(ReasonCode.JOINT_BLOCKED, following.sentence)
         elif machine.state is State.HOLD and newly:
             machine.act(Limit.JOINT_BLOCKED)
             machine.say(ReasonCode.JOINT_BLOCKED, following.sentence)

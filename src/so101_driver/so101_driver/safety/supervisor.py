@@ -99,8 +99,8 @@ class Supervisor:
             self._arming.chunks_came(steady_ns)
             for chunk in new_chunks:
                 self._gate.measure_skew(chunk, ros_ns)
-            self._guards.check_skew()
             self._take_chunks(new_chunks, steady_ns, ros_ns)
+        self._guards.check_skew(steady_ns)
         # After the chunks: the first command of an armed segment is where the arm stands.
         self._arming.advance(steady_ns, joint_state)
         output = self._output()
