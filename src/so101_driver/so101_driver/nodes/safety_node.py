@@ -75,6 +75,7 @@ class SafetyNode(NodeBase):
         setup = build_setup(self.p)
         self._setup = setup
         self._supervisor = Supervisor(setup.limits, setup.settings, setup.geometry)
+        self._last_status, self._missed_before = None, 0
         self._inputs.joint_names = setup.limits.joint_names
         self._inputs.needs_driver = setup.settings.needs_driver
         self._outputs.prepare(setup.limits.joint_names, setup.settings.period_s)
