@@ -96,6 +96,17 @@ def test_any_dead_time_is_met_at_constant_speed(dead_time_s):
     assert behind_s == pytest.approx(dead_time_s + 0.03, abs=1e-6)
 
 
+def test_nothing_is_expected_before_the_dead_time(arm):
+    """85 ms are eight whole ticks; the other half tick is taken as lag."""
+    expected = []
+    for _ in range(12):
+        arm.watch.update(UNIT * 0.1, HOME)
+        expected.append(float(arm.watch.expected_rad[LIFT]))
+    assert expected[:8] == [0.0] * 8
+    assert expected[8] == pytest.approx(0.1 * PERIOD_S / (PERIOD_S + 0.035))
+    assert (np.diff(expected[7:]) > 0.0).all()
+
+
 def test_rate_falls_smoothly_from_slow_to_stop(arm):
     arm.held_rad = HOME
     rates = {}
@@ -163,6 +174,8 @@ def test_pushed_on_beyond_slow_is_blocked_too(arm):
 
 
 def test_a_load_beyond_slow_at_rest_is_not_blocked(arm):
+    arm.go(0.5, 1.0)
+    arm.go(0.0, 0.5)
     arm.sag_rad[LIFT] = (SLOW_RAD + STOP_RAD) / 2
     results = arm.go(0.0, 3.0)
     assert all(result.blocked == () and 0.0 < result.rate < 1.0 for result in results)
@@ -239,6 +252,23 @@ def test_missing_measurements_are_no_jam(arm, missing):
         assert np.isfinite(result.error_rad).all()
 
 
+def test_one_joint_that_is_not_measured_keeps_its_error_and_the_others_are_watched(arm):
+    arm.press(STOP_RAD + 0.05)
+    reading = HOME.copy()
+    reading[0] = math.nan
+    for _ in range(50):
+        result = arm.watch.update(arm.command_rad, reading)
+    assert result.error_rad[0] == 0.0
+    assert result.blocked == (LIFT,)
+    reading = HOME.copy()
+    reading[LIFT] = math.nan
+    held = result.error_rad[LIFT]
+    for _ in range(50):
+        result = arm.watch.update(HOME, reading)
+    assert result.error_rad[LIFT] == held
+    assert (result.rate, result.blocked) == (0.0, (LIFT,))
+
+
 def test_measurements_at_half_the_rate_take_no_longer(arm):
     arm.press(STOP_RAD + 0.1)
     seconds = 0.0
@@ -260,9 +290,10 @@ def test_start_forgets_everything(arm):
     arm.press(STOP_RAD + 0.05)
     arm.go(0.0, 0.5)
     arm.watch.start(HOME)
-    result = arm.watch.update(HOME, HOME)
-    assert (result.rate, result.blocked) == (1.0, ())
-    assert result.error_rad == pytest.approx(HOME)
+    for reading in (None, HOME):
+        result = arm.watch.update(HOME, reading)
+        assert (result.rate, result.blocked) == (1.0, ())
+        assert result.error_rad == pytest.approx(HOME)
 
 
 def test_seven_joints_and_no_limits_at_all():
