@@ -87,11 +87,11 @@ class Requests:
         if machine.state in LATCHED:
             machine.answer(event, False, f"{machine.state.name} is latched: reset instead")
         elif machine.state in ARMED and machine.state is not State.HOLD:
-            machine.stop(ReasonCode.DISARMED, "disarming", disarm=True)
+            machine.stop(ReasonCode.DISARMED, "disarmed on request", disarm=True)
             machine.answer(event, True, "braking, then disarmed")
         else:
             self._arming.fail(Problem(ReasonCode.DISARMED, "disarmed"))
-            machine.disarm(ReasonCode.DISARMED, "disarmed")
+            machine.disarm(ReasonCode.DISARMED, "disarmed on request")
             machine.answer(event, True, "disarmed")
 
     def _reset(self, event: OperatorEvent) -> None:
@@ -119,10 +119,15 @@ class Requests:
         if machine.state is State.PARKING and machine.code is ReasonCode.RETURNING:
             machine.answer(event, True, "already returning")
         elif machine.state is not State.HOLD:
-            state = machine.state.name
-            machine.answer(event, False, f"returning needs HOLD: the state is {state}")
+            machine.answer(event, False, f"returning needs HOLD: {self._not_holding()}")
         elif self._begin(event, ReasonCode.RETURNING, steady_ns):
             machine.answer(event, True, "returning to the ready pose, then holding")
+
+    def _not_holding(self) -> str:
+        state = self._machine.state
+        if state is State.TRACKING:
+            return "the state is TRACKING; stop the sender of chunks, or select another source"
+        return f"the state is {state.name}"
 
     def _begin(self, event: OperatorEvent, code: ReasonCode, steady_ns: int) -> bool:
         """Begin a move if there is a way for it; else answer why not."""
@@ -163,7 +168,7 @@ class Requests:
         elif self._arming.pending:
             machine.answer(event, False, "arming waits for the driver's torque: ask again later")
         elif mode > machine.mode and machine.state not in (State.HOLD, State.DISARMED):
-            machine.answer(event, False, f"going up needs HOLD: the state is {machine.state.name}")
+            machine.answer(event, False, f"going up needs HOLD: {self._not_holding()}")
         elif (machine.mode, mode) == (Mode.SHADOW, Mode.FULL):
             machine.answer(
                 event, False, "FULL comes after SCALED, not after SHADOW: set the mode SCALED first"
