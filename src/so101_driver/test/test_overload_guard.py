@@ -129,7 +129,10 @@ def test_a_load_that_sinks_is_held_as_long_as_the_servo_can(bench):
     """A heavy load presses like an obstacle, but it moves the joint when the limit falls."""
     bench.run(3.0, 0.9, ELBOW)
     assert bench.limits[ELBOW] == pytest.approx(CONFIG.sustainable[ELBOW])
-    bench.present[ELBOW] -= YIELD_TICKS + 1
+    bench.present[ELBOW] -= YIELD_TICKS
+    bench.run(1.0)
+    assert bench.counters["torque_yielded_elbow_flex"] == 0
+    bench.present[ELBOW] -= 1
     log = bench.run(10.0)
     assert bench.limits[ELBOW] == pytest.approx(BELOW_THRESHOLD * REGISTERS[ELBOW].threshold)
     assert longest_beyond(log, ELBOW, REGISTERS[ELBOW].threshold) == 0.0
@@ -163,6 +166,14 @@ def test_a_pause_in_the_readings_counts_little(bench):
     bench.cycle += 6000
     bench.run(0.1)
     assert bench.guard.limited == {}
+
+
+def test_a_load_that_pulls_the_other_way_is_held_too(bench):
+    bench.present[ELBOW] = GOAL + 160
+    bench.run(3.0, -0.9, ELBOW)
+    bench.present[ELBOW] += YIELD_TICKS + 1
+    bench.run(2.0)
+    assert bench.limits[ELBOW] == pytest.approx(BELOW_THRESHOLD * REGISTERS[ELBOW].threshold)
 
 
 def test_start_forgets_the_past(bench):
