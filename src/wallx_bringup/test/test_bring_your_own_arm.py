@@ -50,7 +50,8 @@ def environment(tmp_path: Path) -> Iterator[dict[str, str]]:
 
 
 def test_the_example_does_what_the_page_says(environment: dict[str, str], tmp_path: Path) -> None:
-    commands = commands_of("Try the example")
+    export, *commands = commands_of("Try the example")
+    environment |= [export[1].split("=")]
     background, foreground = commands[:3], commands[3:]
     running: list[subprocess.Popen[bytes]] = []
     log = tmp_path / "log"
