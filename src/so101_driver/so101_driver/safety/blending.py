@@ -131,11 +131,14 @@ class Blender:
         next: Reference at the time of the command to be made.
         step: How far the chunks themselves go from ``now`` to ``next``. Joins are not in it: a
             chunk that begins where the arm is, behind the one before, still goes forwards.
+        steps_only: Whether only ``step`` is used. The gap between two chunks does not matter then,
+            and a join that is longer for it would go on with what older chunks say of later.
     """
 
     def __init__(self, limits: Limits, settings: Settings) -> None:
         self._limits = limits
         self._settings = settings
+        self.steps_only = False
         self._stack: list[_Layer] = []
         self._waiting: list[_Voice] = []
         self._stream: deque[tuple[int, Array]] = deque(maxlen=STREAM_POINTS)
@@ -253,6 +256,8 @@ class Blender:
 
     def _join_s(self, voice: _Voice, present: _Voice, share: float = 1.0) -> float:
         """Time that fading from the reference to a voice needs within its share of the limits."""
+        if self.steps_only:
+            return voice.join_s
         ahead_s = voice.join_s
         later = present.path.at(present.time_s + ahead_s)
         gap = share * np.maximum(

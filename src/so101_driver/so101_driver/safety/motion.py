@@ -117,6 +117,7 @@ class Motion:
         """
         self.forget_path()
         self._scale = None
+        self._blender.steps_only = scale is not None
         self._lower, self._upper = self._limits.lower_rad, self._limits.upper_rad
         if scale is not None:
             moves = np.array(
