@@ -52,6 +52,9 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0, help="of the sample")
     parser.add_argument("--files", nargs="*", help="only these, e.g. limiter.py")
     parser.add_argument("--operators", nargs="*", choices=OPERATORS)
+    parser.add_argument(
+        "--budget", type=float, default=20.0, help="seconds of traced tests per mutant, at most"
+    )
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("out/mutation"))
@@ -67,7 +70,7 @@ def main() -> int:
         jobs = random.Random(arguments.seed).sample(jobs, arguments.sample)
     results = arguments.out / "results.json"
     known = {} if arguments.fresh else read_results(results)
-    fates = judge_all(jobs, reach, known, results, arguments.processes, console)
+    fates = judge_all(jobs, reach, arguments.budget, known, results, arguments.processes, console)
     show(jobs, fates, console)
     console.print(f"written to {results}")
     return 0
@@ -127,25 +130,28 @@ def write_results(path: Path, jobs: list[Job], fates: dict[str, Fate]) -> None:
     path.write_text(text + "\n")
 
 
-_reach: Reach
-
-
 def _judge(job: Job) -> tuple[str, Fate]:
     file = SAFETY / job.file
-    return job.name, mutation_run.judge(file, job.number, job.line, job.last_line, _reach)
+    fate = mutation_run.judge(file, job.number, job.line, job.last_line, *_settings)
+    return job.name, fate
+
+
+_settings: tuple[Reach, float]
+"""For the workers: set before they are forked."""
 
 
 def judge_all(
     jobs: list[Job],
     reach: Reach,
+    budget_s: float,
     known: dict[str, Fate],
     results: Path,
     processes: int,
     console: Console,
 ) -> dict[str, Fate]:
     """Judge what is not known yet, with a progress bar."""
-    global _reach
-    _reach = reach
+    global _settings
+    _settings = reach, budget_s
     fates = {job.name: known[job.name] for job in jobs if job.name in known}
     waiting = [job for job in jobs if job.name not in fates]
     columns = (

@@ -51,8 +51,6 @@ MEMORY_BYTES = 8 << 30
 SLACK = 2.0
 """A mutant may take this many times as long as its tests did when traced, plus a fixed time."""
 FIXED_S = 15.0
-MOST_TRACED_S = 60.0
-"""A mutant meets the quickest tests that reach it, up to this sum; a third of it untraced."""
 
 
 class Fate(Enum):
@@ -84,12 +82,12 @@ class Reach:
         found = [test for test, files in self.lines.items() if files.get(file, set()) & span]
         return sorted(found, key=lambda test: self.seconds[test])
 
-    def quickest(self, tests: list[str]) -> list[str]:
+    def quickest(self, tests: list[str], budget_s: float) -> list[str]:
         """As many of the sorted tests as fit into the time for one mutant; always one."""
         spent_s, chosen = 0.0, []
         for test in tests:
             spent_s += self.seconds[test]
-            if chosen and spent_s > MOST_TRACED_S:
+            if chosen and spent_s > budget_s:
                 break
             chosen.append(test)
         return chosen
@@ -153,13 +151,13 @@ def measure_reach(cache: Path) -> Reach:
     return Reach(content["seconds"], lines, content["failed"])
 
 
-def judge(file: Path, number: int, first: int, last: int, reach: Reach) -> Fate:
-    """Run the tests that reach a mutant against it."""
+def judge(file: Path, number: int, first: int, last: int, reach: Reach, budget_s: float) -> Fate:
+    """Run the tests that reach a mutant against it, as many as the budget (traced) allows."""
     source = file.read_text(encoding="utf-8")
-    tests = reach.tests_of(file.name, first, last) or _if_imported(source, first, file, reach)
+    tests = reach.tests_of(file.name, first, last) or _around(source, first, file, reach)
     if not tests:
         return Fate.UNREACHED
-    tests = reach.quickest(tests)
+    tests = reach.quickest(tests, budget_s)
     limit_s = FIXED_S + SLACK * sum(reach.seconds[test] for test in tests)
     status = _forked(lambda: _run_mutant(file, source, number, tests), limit_s, quiet=True)
     if status == -signal.SIGALRM:
@@ -167,13 +165,19 @@ def judge(file: Path, number: int, first: int, last: int, reach: Reach) -> Fate:
     return Fate.SURVIVED if status == 0 else Fate.KILLED
 
 
-def _if_imported(source: str, line: int, file: Path, reach: Reach) -> list[str]:
-    """For code outside functions, which runs on import before any test: all tests of the file."""
+def _around(source: str, line: int, file: Path, reach: Reach) -> list[str]:
+    """For a line that no test was seen on: those of its function, or of the file if it has none.
+
+    A continued line of a statement is not always seen, and what is outside functions runs on
+    import, before any test.
+    """
+    around: ast.FunctionDef | None = None
     for node in ast.walk(ast.parse(source)):
-        inside = isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line
-        if inside and line <= (node.end_lineno or 0):
-            return []
-    return reach.users_of(file.name)
+        if isinstance(node, ast.FunctionDef) and node.body[0].lineno <= line <= node.end_lineno:
+            around = node
+    if around is None:
+        return reach.users_of(file.name)
+    return reach.tests_of(file.name, around.body[0].lineno, around.end_lineno)
 
 
 def _run_mutant(file: Path, source: str, number: int, tests: list[str]) -> int:
