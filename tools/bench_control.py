@@ -173,7 +173,7 @@ class Comparison:
             [(v, self.ours(blend=Blend.ENSEMBLE, ensemble_decay_per_s=v)) for v in decays],
         )
         ahead = (0.12, 0.16, 0.2, 0.25, 0.3, 0.4)
-        curve("(d) Ruckig, s ahead", [(v, self.ruckig(1, v)) for v in ahead])
+        curve("(d) aligned, Ruckig, s ahead", [(v, self.ruckig(1, v)) for v in ahead])
         for name, make in (
             ("ours: latest, limiter gain", self.ours()),
             ("(e) b behind limiter, gain", self.behind(WeightedAverage)),

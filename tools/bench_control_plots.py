@@ -191,23 +191,23 @@ def _comparison(report: dict[str, Any], path: Path) -> None:
     handles, labels = noisy.get_legend_handles_labels()
     clean.axhline(1.53, color="black", lw=0.8, ls="--")
     clean.text(0.0, 1.6, "one servo tick", fontsize=8)
+    for (name, points), marker in zip(report["pareto"].items(), "osD^v<>", strict=False):
+        method = next(method for method in COLOURS if name.startswith(method))
+        pareto.plot(
+            [1e3 * point["rms_rad"] for point in points],
+            [point["rms_jerk"] for point in points],
+            marker=marker,
+            ms=4,
+            lw=1.0,
+            color=COLOURS[method],
+            label=name,
+        )
     if report["pareto"]:
-        markers = iter("osD^v<>P")
-        for name, points in report["pareto"].items():
-            method = next(
-                (m for m in COLOURS if name.split(",")[0] in m or m[:3] + m[3:6] == name[:6]), ""
-            )
-            pareto.plot(
-                [1e3 * point["rms_rad"] for point in points],
-                [point["rms_jerk"] for point in points],
-                marker=next(markers),
-                ms=4,
-                lw=1.0,
-                color=COLOURS.get(method, "black"),
-                label=name,
-            )
         pareto.set_xscale("log")
         pareto.set_yscale("log")
+        ticks = (3, 4, 5, 6, 8, 10, 15, 20, 30)
+        pareto.set_xticks(ticks, [str(tick) for tick in ticks])
+        pareto.set_xticks([], minor=True)
         pareto.legend(fontsize=7, loc="lower right")
     pareto.set_xlabel("RMS error [mrad]")
     pareto.set_ylabel("RMS jerk of the commands [rad/s³]")
