@@ -34,6 +34,8 @@ LATCHED = (State.ESTOP, State.FAULT)
 DEADMAN_S = 0.2
 ONE_POINT_S = 0.5
 LONGEST_PARKING_S = 12.0
+STILL_RAD = 1e-4
+"""A fifteenth of a servo's tick."""
 
 
 class Rules:
