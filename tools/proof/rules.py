@@ -185,7 +185,8 @@ class Rules:
             not self._settings.scaled_gripper
             and self._lower <= self._anchor[gripper] <= self._upper
         ):
-            assert away[gripper] <= 1e-6, f"the gripper moved by {away[gripper]:.4f} rad in SCALED"
+            moved = float(away[gripper])
+            assert moved <= STILL_RAD, f"the gripper moved by {moved:.3g} rad in SCALED"
 
     def _status(self, status: Status, command: Command) -> None:
         assert status.state is command.state and status.mode is command.mode
