@@ -65,6 +65,20 @@ def test_parking_rises_first_and_keeps_the_gripper():
     assert np.ptp(rows[:, 5]) <= 1e-9
     lifted = np.argmax(rows[:, 1] <= LIMITS.via_rad[1] + 1e-6)
     assert np.ptp(rows[:lifted, 0]) <= 1e-9
+    assert np.abs(rows - VIA).max(axis=1).min() <= 1e-4
+    # Half of the acceleration that the limits allow is used, and nine tenths of the speed.
+    shares = [np.abs(np.diff(rows, k, axis=0) / T**k).max(axis=0) / tops[k - 1] for k in (1, 2)]
+    assert shares[0].max() == pytest.approx(0.9, abs=0.01)
+    assert shares[1].max() == pytest.approx(0.5, abs=0.01)
+
+
+@pytest.mark.parametrize(("bound", "sign"), [("lower_rad", -1.0), ("upper_rad", 1.0)])
+def test_an_arm_outside_its_limits_comes_back_to_them_first(bound: str, sign: float):
+    start = START.copy()
+    start[0] = getattr(LIMITS, bound)[0] + 0.1 * sign
+    rows = rows_of(plan(start, LIMITS.rest_rad, LIMITS, None, "parking"))
+    at_via = np.abs(rows[:, 1:4] - VIA[1:4]).max(axis=1).argmin()
+    assert rows[at_via, 0] == pytest.approx(getattr(LIMITS, bound)[0], abs=1e-4)
 
 
 def test_near_the_goal_it_goes_there_directly():
@@ -197,6 +211,22 @@ def test_a_move_that_is_cut_short_ends_in_its_own_state(new_scene: Any, kind: An
     assert np.abs(scene.last.velocities_rad_s).max() > 0.1
     finish(scene)
     assert (scene.last.state, scene.status.reason_code) == (ends, "DEADMAN")
+
+
+def test_after_a_return_that_is_cut_short_chunks_wait_for_hold(new_scene: Any):
+    scene = new_scene(deadman_required=True).arm()
+    press = OperatorEvent(EventKind.DEADMAN, pressed=True)
+    scene.step(press)
+    assert scene.ask(EventKind.RETURN).success
+    scene.step(ticks=15)
+    scene.step(press, ticks=15)
+    scene.step(OperatorEvent(EventKind.DEADMAN, pressed=False))
+    assert scene.last.state is State.STOPPING
+    scene.step(press, chunks=(scene.chunk(),))
+    assert scene.last.state is State.STOPPING
+    finish(scene)
+    scene.step(press, chunks=(scene.chunk(),))
+    assert scene.last.state is State.TRACKING
 
 
 def test_parking_in_motion_plans_from_where_the_brake_ends(new_scene: Any):

@@ -112,6 +112,7 @@ def test_a_silent_driver_is_a_fault(new_scene: Any):
         command = scene.supervisor.step(scene.tick, scene.ns, scene.ros_ns, arm, (), ())
     assert command.state is State.FAULT
     assert "driver has not reported for 1.0" in scene.status.reason
+    assert scene.status.counts[Limit.STALE_STATE] == 1
 
 
 def test_desync_and_a_holding_driver_need_arming_again(new_scene: Any):
@@ -205,7 +206,7 @@ def test_the_ladder_goes_up_step_by_step_from_rest(new_scene: Any):
     scene = new_scene(Mode.SHADOW).arm().track()
     refused = scene.ask(EventKind.SET_MODE, mode=Mode.SCALED)
     assert not refused.success
-    assert "needs HOLD: the state is TRACKING" in refused.message
+    assert "needs HOLD: the state is TRACKING; stop the sender of chunks" in refused.message
     scene.step(ticks=80)
     refused = scene.ask(EventKind.SET_MODE, mode=Mode.FULL)
     assert not refused.success
@@ -262,3 +263,23 @@ def test_scaled_goes_the_scaled_way_and_no_further_than_its_radius(new_scene: An
         moved = sign * (scene.last.positions_rad - np.array(GOAL))
         assert (moved <= 0.05 + 1e-9).all()
         np.testing.assert_allclose(moved[:5], 0.05, atol=1e-3)
+
+
+def test_the_mode_changes_in_hold_where_the_arm_is(new_scene: Any):
+    scene = new_scene(scale=0.2, scaled_radius_rad=0.05).arm().track()
+    scene.step(ticks=80)
+    here = scene.last.positions_rad
+    assert scene.ask(EventKind.SET_MODE, mode=Mode.SCALED).success
+    assert scene.last.state is State.HOLD
+    for _ in range(60):
+        scene.step(chunks=(scene.chunk(here + 0.5),), ticks=8)
+    np.testing.assert_allclose(scene.last.positions_rad[:5], here[:5] + 0.05, atol=1e-3)
+
+
+def test_the_mode_may_change_after_a_driver_was_lost_in_motion(new_scene: Any):
+    scene = new_scene().arm().track()
+    assert np.any(scene.last.velocities_rad_s)
+    scene.driver = replace(scene.driver, torque_on=(False,) * 6)
+    scene.step()
+    assert scene.last.state is State.DISARMED
+    assert scene.ask(EventKind.SET_MODE, mode=Mode.SCALED).success
