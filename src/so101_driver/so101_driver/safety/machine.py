@@ -221,8 +221,7 @@ class Machine:
             self.stop(ReasonCode.MODE_CHANGED, detail)
             return
         leaves_shadow = self.mode is Mode.SHADOW and mode is not Mode.SHADOW
-        # Arming sets the scale anew; what is disarmed need not be at rest.
-        if self._take_mode() and self.state is State.HOLD:
+        if self._take_mode():
             self._motion.rescale(self.motion_scale)
         if leaves_shadow and self.state is State.HOLD:
             # Shadow commands never reached the arm: it stands elsewhere.

@@ -128,9 +128,7 @@ TRANSITIONS = (
         "`set_mode` to the same or a lower mode",
         _BRAKES,
     ),
-    Transition(
-        (TRACKING, STOPPING, PARKING), STOPPING, (Code.DISARMED,), "`disarm`", _BRAKES
-    ),
+    Transition((TRACKING, STOPPING, PARKING), STOPPING, (Code.DISARMED,), "`disarm`", _BRAKES),
     Transition(
         (STOPPING,),
         HOLD,
