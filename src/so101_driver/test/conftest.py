@@ -62,6 +62,7 @@ class Scene:
         jammed: Joints that do not follow their commands.
         driver: What the next driver status says.
         driver_talks: Whether there is a next one.
+        measure_every: Ticks between two joint states.
     """
 
     START = (0.2, -0.6, 0.7, 0.6, 0.1, 0.5)
@@ -89,6 +90,8 @@ class Scene:
         self.driver_talks = True
         self._heard: DriverReading | None = None
         self.measuring = True
+        self.measure_every = 1
+        self._reading: JointReading | None = None
         self.sequence = 0
         self.problem = ""
         self.commands: list[Command] = []
@@ -110,7 +113,9 @@ class Scene:
         for _ in range(ticks):
             self.tick += 1
             self.ns += 10_000_000
-            joints = JointReading(self.measured, self.ros_ns, self.ns) if self.measuring else None
+            if self.measuring and self.tick % self.measure_every == 0:
+                self._reading = JointReading(self.measured, self.ros_ns, self.ns)
+            joints = self._reading if self.measuring else None
             if self.driver_talks:
                 self._heard = self.driver and replace(self.driver, received_ns=self.ns)
             arm = ArmState(joints, self._heard, self.problem)

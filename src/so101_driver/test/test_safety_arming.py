@@ -243,3 +243,21 @@ def test_an_arm_without_our_driver_is_armed_where_it_is_measured(new_scene: Any)
     scene.measuring = False
     scene.step(ticks=30)
     assert scene.last.state is State.FAULT
+
+
+def test_arming_twice_is_answered_twice(new_scene: Any):
+    scene = new_scene().arm()
+    assert scene.ask(EventKind.ARM) == EventResult(7, True, "already armed")
+
+
+def test_automatic_arming_does_not_pester_a_driver_that_refuses(new_scene: Any):
+    scene = new_scene(auto_arm=True)
+    scene.driver = replace(scene.driver, torque_on=(False,) * 6)
+    scene.step()
+    asked = 0
+    for _ in range(100):
+        command = scene.step(chunks=(scene.chunk(),))
+        if command.request_torque:
+            asked += 1
+            scene.step(OperatorEvent(EventKind.TORQUE_REFUSED, text="too hot"))
+    assert 2 <= asked <= 3

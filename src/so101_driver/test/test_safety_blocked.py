@@ -114,3 +114,24 @@ def test_a_reason_of_another_kind_still_says_that_a_joint_is_blocked(new_scene: 
     scene.step(chunks=(scene.chunk(action_kind=0),), ticks=2)
     assert scene.status.reason_code == "CHUNK_BAD"
     assert "shoulder_lift is blocked" in scene.status.reason
+
+
+def test_a_chunk_that_leads_on_stops_the_way_out(new_scene: Any):
+    scene = run_into_something(new_scene())
+    scene.step(ticks=60)
+    scene.step(chunks=(scene.chunk(GOAL),), ticks=4)
+    assert scene.last.state is State.TRACKING
+    further = scene.last.positions_rad + np.eye(6)[LIFT] * 0.2
+    scene.step(chunks=(scene.chunk(further),))
+    assert (scene.last.state, scene.status.reason_code) == (State.STOPPING, "JOINT_BLOCKED")
+
+
+def test_an_old_measurement_is_no_jam(new_scene: Any):
+    scene = new_scene()
+    scene.measure_every = 16
+    scene.step(ticks=16)
+    scene.arm()
+    target = np.array(GOAL) + np.array([1.2, 0.0, 0.0, 0.0, 0.0, 0.0])
+    scene.step(chunks=(scene.chunk(target),), ticks=80)
+    assert np.abs(scene.last.positions_rad - GOAL).max() > 0.8
+    assert scene.status.counts[Limit.TRACKING_MARGIN] == 0
