@@ -90,7 +90,7 @@ def test_motion_along_the_floor_goes_on():
     goals[:, 0] += 0.3 * T * np.arange(len(goals))
     rows, _ = follow(limiter_at(START, Floor()), goals)
     assert heights(rows).min() >= -1e-9
-    np.testing.assert_allclose(rows[-1, 0], goals[-2, 0], atol=0.01)
+    np.testing.assert_allclose(rows[-1, 0], goals[-2, 0], atol=0.02)
     # Joints that were not asked to move stay.
     np.testing.assert_allclose(rows[:, 2:], rows[0, 2:] * np.ones((len(rows), 1)), atol=1e-9)
 

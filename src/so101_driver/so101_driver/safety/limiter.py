@@ -198,7 +198,7 @@ class Limiter:
         Soft towards position limits and geometry, so that the verified brake is not needed.
         """
         t, p, v = self._period_s, self.position_rad, self.velocity_rad_s
-        reference_v = (now_rad - before_rad) / t + self._closing(now_rad - p)[0]
+        reference_v = (now_rad - before_rad) / t + self._returning(now_rad - p)[0]
 
         lower, upper = self._bounds()
         before, now, following = (
@@ -207,7 +207,7 @@ class Limiter:
         bounded_v = (now - before) / t
         feedforward = (following - 2.0 * now + before) / t**2
         feedforward = np.minimum(np.maximum(feedforward, -self._approach), self._approach)
-        closing, slope = self._closing(now - p)
+        closing, slope = self._returning(now - p)
         target_v = bounded_v + closing
         highest, high_slope = self._closing(upper - p)
         lowest, low_slope = self._closing(lower - p)
@@ -314,6 +314,17 @@ class Limiter:
 
     def _closing(self, error_rad: Array) -> tuple[Array, Array]:
         return _closing_rate(error_rad, POSITION_GAIN_PER_S, self._approach)
+
+    def _returning(self, error_rad: Array) -> tuple[Array, float]:
+        """Closing with one gain for all joints, so that the way back is straight; and its slope.
+
+        The joint that is furthest for its limits sets the gain.
+        """
+        size = np.abs(error_rad)
+        rate, slope = self._closing(size)
+        gains = np.where(size > 1e-9, rate / np.maximum(size, 1e-9), POSITION_GAIN_PER_S)
+        slowest = int(gains.argmin())
+        return gains[slowest] * error_rad, float(slope[slowest])
 
     def _velocity_bound(self, room_rad_s: Array) -> Array:
         """Largest acceleration after which full jerk still keeps the speed within ``room_rad_s``.
