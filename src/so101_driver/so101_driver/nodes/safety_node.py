@@ -160,7 +160,7 @@ class SafetyNode(NodeBase):
         message = convert.status_message(status, self._periods_s(), ros_ns)
         self._status.publish(message)
         shown, self._last_status = self._last_status, message
-        if shown is None or shown.state != status.state:
+        if shown is None or (shown.state, shown.mode) != (status.state, status.mode):
             self._edges.append((status.state, status.reason_code, status.reason))
 
     def _periods_s(self) -> tuple[float, ...]:
@@ -188,7 +188,7 @@ class SafetyNode(NodeBase):
     # In the executor's threads.
 
     def _log_edges(self) -> None:
-        """Log changes of state; not in the loop, because writing text may block."""
+        """Log changes of state and mode; not in the loop, because writing text may block."""
         logger = self.get_logger()
         while self._edges:
             state, code, reason = self._edges.popleft()
