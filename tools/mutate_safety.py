@@ -27,6 +27,33 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+QUICK = (
+    ("limiter.py", "limit", "velocity_rad_s → "),
+    ("brake.py", "constant", "1 → 2"),
+    ("machine.py", "comparison", "self.state is State.STOPPING"),
+    ("machine.py", "boolean", "and → or"),
+    ("limiter.py", "swap", "minimum → maximum in np.minimum(np.maximum(proposal"),
+    ("brake.py", "sign", "+ → - in position_rad + self._period_s"),
+    ("motion.py", "return", "return self._limiter.at_rest"),
+    ("machine.py", "count", "without self.counts[limit] += 1"),
+    ("machine.py", "call", "without self._motion.halt()"),
+    ("limiter.py", "assignment", "without self.acceleration_rad_s2 = "),
+)
+"""One mutant of each operator by how its change begins, for the suite."""
+
+QUICK_TESTS = [
+    "src/so101_driver/test/test_safety_motion.py",
+    *(
+        f"src/so101_driver/test/test_safety_invariants.py::test_{name}"
+        for name in (
+            "a_stop_does_not_go_on_with_a_motion_that_was_given_up",
+            "random_input_never_makes_a_command_or_a_brake_illegal[2]",
+            "random_input_never_makes_a_command_or_a_brake_illegal[4]",
+        )
+    ),
+]
+QUICK_LIMIT_S = 120.0
+
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -56,11 +83,16 @@ def main() -> int:
         "--budget", type=float, default=20.0, help="seconds of traced tests per mutant, at most"
     )
     parser.add_argument("--fresh", action="store_true", help="forget earlier results")
+    parser.add_argument(
+        "--quick", action="store_true", help="only one mutant of each operator; 1 if one survives"
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("out/mutation"))
     arguments = parser.parse_args()
     console = Console()
     preload()
+    if arguments.quick:
+        return quick(arguments.processes, console)
     with console.status("measuring which tests reach which lines"):
         reach = measure_reach(arguments.out / "reach.json")
     for test in reach.failed:
@@ -74,6 +106,25 @@ def main() -> int:
     show(jobs, fates, console)
     console.print(f"written to {results}")
     return 0
+
+
+def quick(processes: int, console: Console) -> int:
+    """Judge one mutant of each operator by the fuzz tests of the suite."""
+    jobs = all_jobs(None, None)
+    chosen = [
+        next(j for j in jobs if (j.file, j.operator) == (file, kind) and j.change.startswith(begin))
+        for file, kind, begin in QUICK
+    ]
+    with multiprocessing.get_context("fork").Pool(processes) as pool:
+        fates = dict(pool.imap_unordered(_judge_quickly, chosen))
+    show(chosen, fates, console)
+    return int(any(fate in (Fate.SURVIVED, Fate.UNREACHED) for fate in fates.values()))
+
+
+def _judge_quickly(job: Job) -> tuple[str, Fate]:
+    file = SAFETY / job.file
+    source = file.read_text(encoding="utf-8")
+    return job.name, mutation_run.fate_of(file, source, job.number, QUICK_TESTS, QUICK_LIMIT_S)
 
 
 def all_jobs(files: list[str] | None, operators: list[str] | None) -> list[Job]:

@@ -34,6 +34,7 @@ LATCHED = (State.ESTOP, State.FAULT)
 DEADMAN_S = 0.2
 ONE_POINT_S = 0.5
 LONGEST_PARKING_S = 12.0
+ANSWERED = frozenset(EventKind) - {EventKind.DEADMAN, EventKind.TORQUE_REFUSED}
 STILL_RAD = 1e-4
 """A fifteenth of a servo's tick."""
 
@@ -56,6 +57,7 @@ class Rules:
         self._parked = False
         self._parking_ns: int | None = None
         self._arm_asked = settings.auto_arm
+        self._arming: set[int] = set()
 
     def check(
         self,
@@ -72,6 +74,7 @@ class Rules:
         before = State.DISARMED if self._before is None else self._before.state
         after = command.state
         self._changes(command, before)
+        self._answers(command, events)
         self._outputs(command, before)
         self._latches(before, after, kinds)
         self._watchdogs(after, steady_ns)
@@ -114,6 +117,16 @@ class Rules:
             assert allowed(change.before, change.after, change.code), f"{name} is not in the table"
             before = change.after
         assert before is command.state, f"a change to {command.state.name} was not told"
+
+    def _answers(self, command: Command, events: tuple[OperatorEvent, ...]) -> None:
+        """Who asks is answered once: to arm when it is done or given up, else at once."""
+        asked = {event.number for event in events if event.number and event.kind in ANSWERED}
+        arms = {event.number for event in events if event.number and event.kind is EventKind.ARM}
+        answered = [result.number for result in command.results if result.number]
+        assert asked <= set(answered) | arms, "a request without an answer"
+        self._arming = (self._arming | arms) - set(answered)
+        if command.state is not State.DISARMED:
+            assert not self._arming, f"{command.state.name} without an answer to a request to arm"
 
     def _outputs(self, command: Command, before: State) -> None:
         if command.state is State.DISARMED and before is State.DISARMED:
