@@ -90,6 +90,10 @@ class PlainGeometry:
         positions = np.asarray(positions, dtype=np.float64)
         return np.array([values for _, values in self._constraints(positions)]).T
 
+    def tips(self, positions: Array) -> Array:
+        """[n, joints] to the tip's positions [n, 3]."""
+        return self._arm.tips(positions)
+
     def _constraints(self, positions: Array) -> list[tuple[str, Array]]:
         links = self._arm.links(positions)
         content = self._content
