@@ -31,7 +31,7 @@ QUICK = (
     ("limiter.py", "limit", "velocity_rad_s → "),
     ("brake.py", "constant", "1 → 2"),
     ("machine.py", "comparison", "self.state is State.STOPPING"),
-    ("machine.py", "boolean", "and → or"),
+    ("limiter.py", "boolean", "& → | in inside & slow & stops & "),
     ("limiter.py", "swap", "minimum → maximum in np.minimum(np.maximum(proposal"),
     ("brake.py", "sign", "+ → - in position_rad + self._period_s"),
     ("motion.py", "return", "return self._limiter.at_rest"),

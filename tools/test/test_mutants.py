@@ -106,7 +106,7 @@ def test_messages_annotations_and_docstrings_are_left_alone():
 def test_every_mutant_of_the_safety_core_compiles(path):
     source = path.read_text(encoding="utf-8")
     # Each takes a parse of its own: a few of them are enough to see that every operator works.
-    for mutant in mutants_of(source)[::17]:
+    for mutant in mutants_of(source)[::41]:
         compile(mutated(source, mutant.number), path.name, "exec")
 
 
