@@ -125,3 +125,25 @@ def test_a_motion_beyond_every_limit_says_which_limits_acted(world):
 
 def test_an_unknown_supply_counts_as_the_slowest_servo(world):
     assert world.limits.servo_part(math.nan).velocity_rad_s == 2.5
+
+
+def test_wider_limits_of_urdf_and_calibration_widen_nothing():
+    limits = limits_of("cautious")
+    wide = np.array([[-9.0, 9.0]] * 6)
+    same = limits.intersected(wide, wide)
+    np.testing.assert_array_equal(same.lower_rad, limits.lower_rad)
+    np.testing.assert_array_equal(same.upper_rad, limits.upper_rad)
+    np.testing.assert_array_equal(same.rest_rad, limits.rest_rad)
+
+
+def test_no_chunk_is_taken_while_a_parking_arm_brakes(world):
+    world.step((chunk_to(world, ASIDE_RAD, 3.0),))
+    run_for(world, 100)
+    assert ask(world, EventKind.PARK)
+    run_for(world, 60)
+    assert world.state is State.PARKING
+    ask(world, EventKind.SET_MODE, mode=Mode.SCALED)
+    states = set()
+    for _ in range(60):
+        states.add(world.step((chunk_to(world, ASIDE_RAD, 1.0),)).state)
+    assert State.TRACKING not in states and world.state is State.DISARMED
