@@ -55,6 +55,7 @@ class Rules:
         self._fresh_until_ns = 0
         self._anchor: NDArray[np.float64] | None = None
         self._parked = False
+        self._scale = settings.scale
         self._parking_ns: int | None = None
         self._arm_asked = settings.auto_arm
         self._arming: set[int] = set()
@@ -78,7 +79,7 @@ class Rules:
         self._outputs(command, before)
         self._latches(before, after, kinds)
         self._watchdogs(after, steady_ns)
-        self._scaled(command, before)
+        self._scaled(command, before, status.scale)
         self._status(status, command)
         self._before = command
 
@@ -172,8 +173,11 @@ class Rules:
             parking_s = (steady_ns - self._parking_ns) * 1e-9
             assert parking_s <= LONGEST_PARKING_S, "parking does not end"
 
-    def _scaled(self, command: Command, before: State) -> None:
-        """SCALED stays around the pose in which it began, and its gripper stands."""
+    def _scaled(self, command: Command, before: State, scale: float) -> None:
+        """SCALED stays around the pose in which it began, and its gripper stands.
+
+        Choosing another scale, which takes an arm at rest, begins anew.
+        """
         position, last = command.positions_rad, self._before
         if command.mode is not Mode.SCALED or command.state not in ARMED or position is None:
             self._anchor = None
@@ -181,8 +185,10 @@ class Rules:
         begins = (
             last is None
             or last.mode is not command.mode
+            or scale != self._scale
             or any(result.message == "armed and holding" for result in command.results)
         )
+        self._scale = scale
         if State.PARKING in (before, command.state):
             self._parked = True
         if self._anchor is None or begins or self._parked:

@@ -147,3 +147,21 @@ def test_no_chunk_is_taken_while_a_parking_arm_brakes(world):
     for _ in range(60):
         states.add(world.step((chunk_to(world, ASIDE_RAD, 1.0),)).state)
     assert State.TRACKING not in states and world.state is State.DISARMED
+
+
+@pytest.mark.parametrize("kind", [EventKind.ESTOP, EventKind.DISARM])
+def test_what_was_stopped_on_purpose_does_not_arm_itself(kind):
+    world = World(
+        limits_of("cautious"),
+        Settings(mode=Mode.FULL, auto_arm=True),
+        None,
+        READY_RAD,
+        torque_on=True,
+    )
+    run_for(world, 3)
+    ask(world, kind)
+    ask(world, EventKind.RESET)
+    for _ in range(100):
+        world.step((chunk_to(world, READY_RAD, 1.0),))
+    assert world.state is State.DISARMED
+    assert ask(world, EventKind.ARM) and world.state is State.HOLD

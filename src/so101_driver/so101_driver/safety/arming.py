@@ -59,6 +59,7 @@ class Arming:
         self._gate = gate
         self._request: OperatorEvent | None = None
         self._until_ns = 0
+        self._automatic = settings.auto_arm
         self._look_ns: int | None = None
         self._chunk_came_ns: int | None = None
         self.armed_ns: int | None = None
@@ -82,6 +83,10 @@ class Arming:
     def sender_lives(self, steady_ns: int) -> bool:
         """Whether chunks came lately."""
         return self._chunks_come(steady_ns, SENDER_TIMEOUT_S)
+
+    def by_hand(self) -> None:
+        """Arm on request only: somebody has stopped the arm on purpose."""
+        self._automatic = False
 
     def ask(self, event: OperatorEvent, steady_ns: int, arm: ArmState) -> None:
         """Begin to arm; the answer comes when it is done."""
@@ -115,7 +120,7 @@ class Arming:
         """Go on with a request, or look whether to arm automatically."""
         if self._machine.state is not State.DISARMED:
             return
-        if self._settings.auto_arm and self.armed_ns is None and self._request is None:
+        if self._automatic and self.armed_ns is None and self._request is None:
             self._look(steady_ns, arm)
         if self._request is None:
             return

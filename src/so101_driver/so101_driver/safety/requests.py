@@ -77,6 +77,7 @@ class Requests:
 
     def _estop(self, event: OperatorEvent) -> None:
         machine = self._machine
+        self._arming.by_hand()
         if machine.state is not State.ESTOP:
             machine.latch(State.ESTOP, ReasonCode.ESTOP, "it was pressed")
             self._arming.fail(Problem(ReasonCode.ESTOP, "the emergency stop was pressed"))
@@ -84,6 +85,7 @@ class Requests:
 
     def _disarm(self, event: OperatorEvent) -> None:
         machine = self._machine
+        self._arming.by_hand()
         if machine.state in LATCHED:
             machine.answer(event, False, f"{machine.state.name} is latched: reset instead")
         elif machine.state in ARMED and machine.state is not State.HOLD:
