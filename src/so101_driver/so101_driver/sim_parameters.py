@@ -26,6 +26,11 @@ PARAMETERS = NodeParameters(
             True,
             "Whether writing a goal switches a servo's torque on, as several projects report.",
         ),
+        Parameter(
+            "faults",
+            "",
+            "YAML file of what goes wrong and when, see docs/virtual-arm.md; empty for nothing.",
+        ),
         Parameter("frame_prefix", "", "Put before every frame id, e.g. left_."),
         Parameter(
             "ending_timeout_s",

@@ -22,7 +22,7 @@ from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import data_path
 from so101_driver.nodes.node_base import NodeBase, reliable, run_node
-from so101_driver.sim import GoalWrite, VirtualBus
+from so101_driver.sim import FaultScript, GoalWrite, VirtualBus
 from so101_driver.sim.cameras import VIEWS, CameraView, Frame
 from so101_driver.sim.renderer import RenderProcess
 from so101_driver.sim_parameters import PARAMETERS
@@ -94,6 +94,7 @@ class SimNode(NodeBase):
         self._realtime: Any = None
         self._runner: Any = None
         self._bus: VirtualBus | None = None
+        self._faults = FaultScript()
         self._renderer: RenderProcess | None = None
         self._own_timers: list[Timer] = []
         self._ending: threading.Thread | None = None
@@ -110,6 +111,7 @@ class SimNode(NodeBase):
             # Of a killed simulator: the driver must not take it for ours.
             with contextlib.suppress(OSError):
                 self._link.unlink()
+        self._faults = FaultScript.from_file(self.p.faults) if self.p.faults else FaultScript()
         arm_simulation, self._realtime = _import_physics()
         calibration = Calibration.load(self.p.calibration or data_path("sim_calibration.json"))
         self._arm = arm_simulation.ArmSimulation(
@@ -136,9 +138,6 @@ class SimNode(NodeBase):
         self.get_logger().info(f"servos answer on {self._bus.port}, link {self._link}")
 
     def _start(self) -> None:
-        self._bus = VirtualBus(
-            self._arm, on_goal_write=self._publish_goal_write, clock_ns=self.ros_now_ns
-        )
         if self.p.cameras:
             self._renderer = RenderProcess(
                 self._publish_frame, self._on_renderer_death, self.p.jpeg_quality
@@ -146,20 +145,25 @@ class SimNode(NodeBase):
             # Before the driver comes: compiling shaders keeps a core busy for a second.
             self._renderer.start()
             self._renderer.wait_until_ready(_RENDERER_START_S)
+        self._bus = VirtualBus(
+            self._arm,
+            on_goal_write=self._publish_goal_write,
+            clock_ns=self.ros_now_ns,
+            faults=self._faults,
+            link=self._link,
+        )
         self._runner = self._realtime.RealTimeRunner(self._arm)
         self._runner.start()
         self._bus.start()
         self._own_timers.append(self.create_timer(1.0 / _OBJECTS_RATE_HZ, self._publish_objects))
         if self.p.cameras:
             self._own_timers.append(self.create_timer(1.0 / self.p.camera_rate_hz, self._expose))
-        _make_link(self._link, self._bus.port)
 
     def deactivate(self) -> None:
         """Stop everything that ``activate`` started."""
         for timer in self._own_timers:
             self.destroy_timer(timer)
         self._own_timers = []
-        self._remove_link()
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
@@ -208,11 +212,6 @@ class SimNode(NodeBase):
         if not self._bus.wait_until_released(self.p.ending_timeout_s):
             self.get_logger().warning("the driver still has the port open; ending without it")
         self.finish()
-
-    def _remove_link(self) -> None:
-        with contextlib.suppress(OSError):
-            if self._bus is not None and os.readlink(self._link) == self._bus.port:
-                self._link.unlink()
 
     def _state_stamp_ns(self) -> int:
         """ROS time of the arm's present state; the arm's lock is held."""
@@ -287,18 +286,6 @@ def _import_physics() -> tuple[Any, Any]:
             "it, or 'make ros-env' beside a ROS installation."
         ) from error
     return arm_simulation, realtime
-
-
-def _make_link(link: Path, port: str) -> None:
-    """Make the link that the driver opens, and the folder for it."""
-    try:
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(port)
-    except OSError as error:
-        raise UserError(
-            f"cannot make the link {link} ({error.strerror}): give a port_link in a folder that "
-            "you may write to."
-        ) from error
 
 
 def main() -> None:

@@ -3,6 +3,17 @@
 ``VirtualBus`` needs neither mujoco nor rclpy; the world lives in ``arm_simulation``.
 """
 
-from so101_driver.sim.virtual_bus import GoalWrite, IdealArm, VirtualBus
+from so101_driver.sim.chains import FactoryServos, IdealArm, ServoChain
+from so101_driver.sim.faults import Fault, FaultKind, FaultScript
+from so101_driver.sim.virtual_bus import GoalWrite, VirtualBus
 
-__all__ = ["GoalWrite", "IdealArm", "VirtualBus"]
+__all__ = [
+    "FactoryServos",
+    "Fault",
+    "FaultKind",
+    "FaultScript",
+    "GoalWrite",
+    "IdealArm",
+    "ServoChain",
+    "VirtualBus",
+]

@@ -112,6 +112,10 @@ class ArmSimulation:
         for _ in range(round(duration_s / self.world.timestep_s)):
             self.step()
 
+    def set_stuck(self, servo_id: int, stuck: bool) -> None:
+        """Hold a servo's joint where it is, as something caught in it does, or free it."""
+        self.world.set_stuck(tuple(self.servos).index(servo_id), stuck)
+
     # The servos, as a driver uses them.
 
     def set_goals_ticks(self, goals: Mapping[int, int]) -> None:

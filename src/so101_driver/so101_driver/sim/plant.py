@@ -29,6 +29,11 @@ class ServoModel:
         thermal_time_s: Time constant of the temperature.
         stall_current_a: Current at full duty.
         idle_current_a: Current at rest.
+        nominal_v: Supply of the figures above; less gives less torque and speed.
+        backlash_rad: Free play at the output. The encoder sits behind it, so a joint that turns
+            back waits until the motor has crossed it.
+        motor_inertia_kgm2: Of the motor, at the output.
+        gear_friction_nm: What the motor has to overcome to cross the free play.
     """
 
     dead_time_s: float = 0.085
@@ -43,6 +48,10 @@ class ServoModel:
     thermal_time_s: float = 1200.0
     stall_current_a: float = 2.7
     idle_current_a: float = 0.03
+    nominal_v: float = 12.0
+    backlash_rad: float = 0.0
+    motor_inertia_kgm2: float = 0.028
+    gear_friction_nm: float = 0.235
 
 
 @dataclass(slots=True)
@@ -56,6 +65,8 @@ class DriveSettings:
         torque_limit: Share of the stall torque, 0..1.
         max_speed_radps: Goal velocity, at most the servo's own.
         max_acceleration_radps2: Goal acceleration.
+        output_share: What the servo's protections leave of the duty, 0..1.
+        supply_v: Voltage at the servo.
     """
 
     enabled: bool = False
@@ -64,6 +75,8 @@ class DriveSettings:
     torque_limit: float = 1.0
     max_speed_radps: float = 4.1
     max_acceleration_radps2: float = 39.0
+    output_share: float = 1.0
+    supply_v: float = 12.0
 
 
 class ServoPlant:
@@ -77,6 +90,9 @@ class ServoPlant:
         self.temperature_c = self.model.ambient_c
         self._target_rad = position_rad
         self._pending: deque[tuple[float, float]] = deque()
+        # Where the motor is within the free play, and how fast it crosses it.
+        self._lead_rad = 0.0
+        self._crossing_radps = 0.0
 
     @property
     def current_a(self) -> float:
@@ -104,6 +120,7 @@ class ServoPlant:
     ) -> float:
         """Advance by ``dt_s`` and return the torque [N·m] on the shaft for that time."""
         model = self.model
+        strength = max(0.05, min(1.0, settings.supply_v / model.nominal_v))
         if settings.enabled:
             while self._pending and self._pending[0][0] <= now_s:
                 self._target_rad = self._pending.popleft()[1]
@@ -114,16 +131,37 @@ class ServoPlant:
                 self.setpoint_velocity_radps - velocity_radps
             )
             # The motor's own voltage leaves no torque to drive it beyond its free speed.
-            speed_ratio = velocity_radps / model.free_speed_radps
-            highest = min(settings.torque_limit, 1.0 - speed_ratio)
-            lowest = max(-settings.torque_limit, -1.0 - speed_ratio)
-            self.duty = max(lowest, min(highest, torque_nm / model.stall_torque_nm))
+            speed_ratio = velocity_radps / (model.free_speed_radps * strength)
+            limit = min(settings.torque_limit, settings.output_share)
+            highest = min(limit, 1.0 - speed_ratio)
+            lowest = max(-limit, -1.0 - speed_ratio)
+            full_nm = model.stall_torque_nm * strength
+            self.duty = max(lowest, min(highest, torque_nm / full_nm))
         else:
             self.start_from(position_rad)
             self.duty = 0.0
         equilibrium_c = model.ambient_c + model.heating_c * self.duty * self.duty
         self.temperature_c += (equilibrium_c - self.temperature_c) * dt_s / model.thermal_time_s
-        return self.duty * model.stall_torque_nm
+        return self._through_gears(dt_s, self.duty * model.stall_torque_nm * strength)
+
+    def _through_gears(self, dt_s: float, torque_nm: float) -> float:
+        """Return the torque at the output: none while the motor crosses the free play."""
+        half_rad = self.model.backlash_rad / 2.0
+        side_rad = math.copysign(half_rad, torque_nm)
+        if self._lead_rad == side_rad:
+            return torque_nm
+        driving_nm = abs(torque_nm) - self.model.gear_friction_nm
+        if driving_nm <= 0.0:
+            self._crossing_radps = 0.0
+            return 0.0
+        change = math.copysign(driving_nm / self.model.motor_inertia_kgm2 * dt_s, torque_nm)
+        self._crossing_radps += change
+        self._lead_rad += self._crossing_radps * dt_s
+        if abs(self._lead_rad) < half_rad:
+            return 0.0
+        self._lead_rad = math.copysign(half_rad, self._lead_rad)
+        self._crossing_radps = 0.0
+        return torque_nm if self._lead_rad == side_rad else 0.0
 
     def _advance_setpoint(self, dt_s: float, settings: DriveSettings) -> None:
         """Follow the target: first-order lag inside the speed and acceleration limits."""

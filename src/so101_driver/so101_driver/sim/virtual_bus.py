@@ -2,56 +2,40 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
+import random
 import select
 import threading
 import time
-import tty
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self
 
 from so101_driver import protocol
 from so101_driver import registers as reg
 from so101_driver.joints import SERVO_IDS
-from so101_driver.protocol import BROADCAST_ID, Instruction, InstructionPacket
-from so101_driver.sim.virtual_servo import IdealServo, VirtualServo
+from so101_driver.protocol import InstructionPacket
+from so101_driver.sim.chains import IdealArm, ServoChain
+from so101_driver.sim.fault_injector import FaultInjector, Piece
+from so101_driver.sim.faults import Fault, FaultKind, FaultScript
+from so101_driver.sim.instructions import execute
+from so101_driver.sim.terminal import Terminal
+from so101_driver.sim.virtual_servo import VirtualServo
 
-_BYTE_S = 10e-6
-"""Ten bits at 1 Mbaud."""
+_BITS_PER_BYTE = 10
 _TURNAROUND_S = 50e-6
 """From an instruction's last byte to the reply's first, at return delay 0."""
 _DELAY_UNIT_S = 2e-6
-
-
-class ServoChain(Protocol):
-    """What stands behind a bus: servos, the time they live in, and who may touch them.
-
-    Attributes:
-        servos: By id.
-        lock: Held while servos are read, written or moved.
-    """
-
-    servos: Mapping[int, VirtualServo]
-    lock: threading.Lock
-
-    @property
-    def now_s(self) -> float:
-        """Time of the servos' world."""
-
-
-class IdealArm:
-    """Servos without a world: each is at its goal at once."""
-
-    def __init__(self, ids: Sequence[int] = SERVO_IDS) -> None:
-        self.servos = {servo_id: IdealServo(servo_id) for servo_id in ids}
-        self.lock = threading.Lock()
-
-    @property
-    def now_s(self) -> float:
-        """Time of the servos' world."""
-        return 0.0
+_BAUDS = (1_000_000, 500_000, 250_000, 128_000, 115_200, 76_800, 57_600, 38_400)
+"""By the value of the baud rate register."""
+_BAUD_TOLERANCE = 0.03
+_LONGEST_NAP_S = 0.02
+"""Simulated time may run slower than the clock: look again for faults that are due."""
+_REPLUG_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +66,10 @@ class VirtualBus:
         ids: Bus ids of the ideal servos.
         on_goal_write: Called in the bus's thread for every write of goals.
         clock_ns: Clock of ``GoalWrite.stamp_ns``; ROS time in the simulator.
-        wire_timing: Whether replies take the time that they take at 1 Mbaud.
+        wire_timing: Whether replies take the time that they take on the wire.
+        faults: What goes wrong, in seconds of the arm's time since ``start``.
+        link: Where to make a link to the port. A client that shall survive ``unplug`` opens the
+            link, because the port's own path changes.
     """
 
     def __init__(
@@ -93,6 +80,8 @@ class VirtualBus:
         on_goal_write: Callable[[GoalWrite], None] | None = None,
         clock_ns: Callable[[], int] = time.time_ns,
         wire_timing: bool = True,
+        faults: FaultScript | None = None,
+        link: str | Path | None = None,
     ) -> None:
         self.arm: ServoChain = arm or IdealArm(ids)
         self.goal_writes = 0
@@ -100,23 +89,32 @@ class VirtualBus:
         self._clock_ns = clock_ns
         self._wire_timing = wire_timing
         self._parser = protocol.InstructionParser()
-        self._master, self._slave = os.openpty()
-        # Our own open slave keeps the terminal alive, and raw, while no driver has it open.
-        tty.setraw(self._slave)
-        os.set_blocking(self._master, False)
-        self._port = os.ttyname(self._slave)
-        self._stop_read, self._stop_write = os.pipe()
+        script = faults or FaultScript()
+        self._injector = FaultInjector(self.arm, script)
+        self._collisions = random.Random(f"{script.seed} collisions")
+        self._terminal = Terminal(None if link is None else Path(link))
+        self._wake_read, self._wake_write = os.pipe()
+        self._stopping = False
         self._hung_up = threading.Event()
+        self._settled = threading.Condition()
+        self._changes_asked = 0
+        self._changes_done = 0
+        self._wire_free_s = 0.0
         self._thread = threading.Thread(target=self._serve, name="virtual bus", daemon=True)
 
     @property
     def port(self) -> str:
-        """Path of the pseudo-terminal."""
-        return self._port
+        """Path of the pseudo-terminal; empty while it is unplugged."""
+        return self._terminal.port
+
+    @property
+    def link(self) -> Path | None:
+        """Path of the link to the port, which stays the same."""
+        return self._terminal.link
 
     @property
     def servos(self) -> Mapping[int, VirtualServo]:
-        """The servos by id."""
+        """The servos by their ids at the start."""
         return self.arm.servos
 
     @property
@@ -124,16 +122,32 @@ class VirtualBus:
         """Bytes received that were no packet."""
         return self._parser.garbage_bytes
 
+    @property
+    def fault_counts(self) -> Mapping[FaultKind, int]:
+        """How often each kind of fault has begun, or has struck a packet."""
+        return self._injector.counts
+
+    @property
+    def active_faults(self) -> tuple[Fault, ...]:
+        """The faults of this moment."""
+        with self.arm.lock:
+            return self._injector.active
+
     def start(self) -> None:
-        """Begin to answer."""
+        """Begin to answer; a script's time begins."""
+        with self.arm.lock:
+            self._injector.start(self.arm.now_s)
+            self._injector.update(self.arm.now_s)
         self._thread.start()
 
     def close(self) -> None:
         """Stop answering and close the pseudo-terminal."""
+        self._stopping = True
         if self._thread.is_alive():
-            os.write(self._stop_write, b".")
+            self._wake()
             self._thread.join()
-        for name in ("_slave", "_master", "_stop_read", "_stop_write"):
+        self._terminal.unplug()
+        for name in ("_wake_read", "_wake_write"):
             descriptor = getattr(self, name)
             if descriptor >= 0:
                 setattr(self, name, -1)
@@ -151,6 +165,34 @@ class VirtualBus:
     ) -> None:
         self.close()
 
+    # What goes wrong.
+
+    def inject(self, fault: Fault) -> int:
+        """Add a fault, ``at_s`` from now; returns a handle for ``clear``.
+
+        When this returns, a fault without ``at_s`` is active.
+        """
+        with self.arm.lock:
+            handle = self._injector.add(fault, self.arm.now_s)
+            self._injector.update(self.arm.now_s)
+        self._settle()
+        return handle
+
+    def clear(self, handle: int | None = None) -> None:
+        """End a fault, or all of them."""
+        with self.arm.lock:
+            self._injector.clear(handle, self.arm.now_s)
+        self._settle()
+
+    @contextlib.contextmanager
+    def fault(self, kind: FaultKind, **options: float) -> Iterator[None]:
+        """Have a fault inside a ``with`` block: ``with bus.fault(FaultKind.MUTE, servo=4):``."""
+        handle = self.inject(Fault(kind=kind, **options))
+        try:
+            yield
+        finally:
+            self.clear(handle)
+
     def mute(self, servo_id: int, muted: bool = True) -> None:
         """Let a servo ignore every packet, or answer again."""
         with self.arm.lock:
@@ -159,128 +201,149 @@ class VirtualBus:
     def power_cycle(self, servo_id: int) -> None:
         """Cut a servo's supply for a moment."""
         with self.arm.lock:
-            self.servos[servo_id].power_cycle()
+            self.servos[servo_id].power_cycle(self.arm.now_s)
 
     def wait_until_released(self, timeout_s: float) -> bool:
         """Keep answering until no driver has the port open; returns whether that happened.
 
         Call it once, at the end: afterwards the bus may answer nobody any more.
         """
-        if self._slave >= 0:
-            slave, self._slave = self._slave, -1
-            os.close(slave)
+        if not self._terminal.port:
+            return True
+        self._terminal.release()
         return self._hung_up.wait(timeout_s)
 
+    def _wake(self) -> None:
+        os.write(self._wake_write, b".")
+
+    def _settle(self) -> None:
+        """Wait until the bus's thread has taken over a change."""
+        if self._thread.is_alive() and threading.current_thread() is not self._thread:
+            with self._settled:
+                self._changes_asked += 1
+                asked = self._changes_asked
+                self._wake()
+                self._settled.wait_for(lambda: self._changes_done >= asked, _REPLUG_TIMEOUT_S)
+
+    # The bus's thread.
+
     def _serve(self) -> None:
-        poller = select.poll()
-        poller.register(self._master, select.POLLIN)
-        poller.register(self._stop_read, select.POLLIN)
-        while True:
-            events = dict(poller.poll())
-            if self._stop_read in events:
-                return
-            try:
-                data = os.read(self._master, 4096)
-            except OSError:
-                # EIO: the last open slave is gone.
-                data = b""
-            if not data:
+        while not self._stopping:
+            asked = self._changes_asked
+            with self.arm.lock:
+                self._injector.update(self.arm.now_s)
+                nap_s = min(self._injector.next_change_s() - self.arm.now_s, _LONGEST_NAP_S)
+                endless = math.isinf(self._injector.next_change_s())
+            self._plug_or_unplug()
+            poller = select.poll()
+            poller.register(self._wake_read, select.POLLIN)
+            if self._terminal.descriptor >= 0:
+                poller.register(self._terminal.descriptor, select.POLLIN)
+            with self._settled:
+                self._changes_done = asked
+                self._settled.notify_all()
+            events = dict(poller.poll(None if endless else max(1.0, 1e3 * nap_s)))
+            if self._wake_read in events:
+                os.read(self._wake_read, 4096)
+                continue
+            if self._terminal.descriptor in events and not self._receive():
                 self._hung_up.set()
                 return
-            stamp_ns = self._clock_ns()
-            for packet in self._parser.feed(data):
-                self._answer(packet, len(packet.parameters) + 6, stamp_ns)
+
+    def _plug_or_unplug(self) -> None:
+        if self._injector.plugged == (self._terminal.descriptor >= 0):
+            return
+        if self._injector.plugged:
+            self._terminal.plug()
+        else:
+            self._terminal.unplug()
+            self._parser.reset()
+
+    def _receive(self) -> bool:
+        """Take what has come and answer it; returns False when the last client has left."""
+        try:
+            data = os.read(self._terminal.descriptor, 4096)
+        except OSError:
+            # EIO: the last open slave is gone.
+            data = b""
+        if not data:
+            return False
+        stamp_ns = self._clock_ns()
+        for packet in self._parser.feed(data):
+            self._answer(packet, len(packet.parameters) + 6, stamp_ns)
+        return True
 
     def _answer(self, packet: InstructionPacket, received_bytes: int, stamp_ns: int) -> None:
+        baud = self._terminal.baud()
+        byte_s = _BITS_PER_BYTE / baud if self._wire_timing else 0.0
+        # The instruction needs the wire after whatever is on it.
+        wire_s = max(time.monotonic(), self._wire_free_s) + byte_s * received_bytes
         with self.arm.lock:
-            replies, goals = self._execute(packet)
-            delay_s = _BYTE_S * (received_bytes + sum(len(reply) for _, reply in replies)) + sum(
-                _TURNAROUND_S + _DELAY_UNIT_S * servo.memory.value(reg.RETURN_DELAY)
-                for servo, _ in replies
-            )
+            now_s = self.arm.now_s
+            self._injector.update(now_s)
+
+            def hears(servo: VirtualServo) -> bool:
+                speed = _BAUDS[servo.memory.value(reg.BAUD_RATE)]
+                return (
+                    abs(speed - baud) <= _BAUD_TOLERANCE * speed
+                    and servo.listens(now_s)
+                    and self._injector.reaches(servo.servo_id)
+                )
+
+            outcome = execute(self.arm, packet, hears)
+            replies: list[tuple[Piece, float]] = []
+            for same in outcome.replies:
+                delay = max(servo.memory.value(reg.RETURN_DELAY) for servo, _ in same)
+                gap_s = _TURNAROUND_S + _DELAY_UNIT_S * delay if self._wire_timing else 0.0
+                data = self._garbled([reply for _, reply in same])
+                for piece in self._injector.on_wire([(same[0][0].servo_id, data)]):
+                    replies.append((piece, gap_s))
+                    gap_s = 0.0
+            goals = outcome.goals
             write = GoalWrite(
                 stamp_ns,
                 tuple(servo.servo_id for servo in goals),
                 tuple(servo.goal_ticks for servo in goals),
                 tuple(servo.goal_rad() for servo in goals),
             )
-        if replies:
-            if self._wire_timing:
-                time.sleep(delay_s)
-            self._send(b"".join(reply for _, reply in replies))
+        self._send(replies, wire_s, byte_s)
         if goals:
             self.goal_writes += 1
             if self._on_goal_write is not None:
                 self._on_goal_write(write)
 
-    def _send(self, data: bytes) -> None:
-        try:
-            os.write(self._master, data)
-        except OSError:
-            # Nobody reads: the driver closed the port (poll reports it) or the buffer is full.
+    def _garbled(self, replies: Sequence[bytes]) -> bytes:
+        """Return what servos that answer at once make of the wire: any 0 wins over the 1s.
+
+        Their clocks differ, so the second one comes up to a byte later.
+        """
+        wire = bytearray(replies[0])
+        for reply in replies[1:]:
+            shifted = b"\xff" * self._collisions.randint(0, 1) + reply
+            wire.extend(b"\xff" * (len(shifted) - len(wire)))
+            for index, byte in enumerate(shifted):
+                wire[index] &= byte
+        return bytes(wire)
+
+    def _send(self, replies: Sequence[tuple[Piece, float]], wire_s: float, byte_s: float) -> None:
+        """Put replies on the wire, those without a delay of their own in one go."""
+        ready = b""
+        for piece, gap_s in replies:
+            if piece.late_s > 0.0:
+                self._write_at(ready, wire_s)
+                ready = b""
+                wire_s += piece.late_s
+            wire_s += gap_s + byte_s * len(piece.data)
+            ready += piece.data
+        self._write_at(ready, wire_s)
+        self._wire_free_s = wire_s
+
+    def _write_at(self, data: bytes, wire_s: float) -> None:
+        if not data:
             return
-
-    def _execute(
-        self, packet: InstructionPacket
-    ) -> tuple[list[tuple[VirtualServo, bytes]], list[VirtualServo]]:
-        """Return the replies in wire order and the servos whose goal was written."""
-        replies: list[tuple[VirtualServo, bytes]] = []
-        goals: list[VirtualServo] = []
-        now_s = self.arm.now_s
-        parameters = packet.parameters
-
-        if packet.instruction == Instruction.SYNC_READ:
-            if packet.servo_id == BROADCAST_ID and _is_read(parameters[:2]):
-                for servo in self._present(parameters[2:]):
-                    replies.append((servo, _reply(servo, servo.read(*parameters[:2]))))
-            return replies, goals
-        if packet.instruction == Instruction.SYNC_WRITE:
-            if packet.servo_id == BROADCAST_ID and len(parameters) >= 2:
-                address, size = parameters[:2]
-                for start in range(2, len(parameters) - size, size + 1):
-                    for servo in self._present(parameters[start : start + 1]):
-                        data = parameters[start + 1 : start + 1 + size]
-                        if servo.write(address, data, now_s):
-                            goals.append(servo)
-            return replies, goals
-
-        broadcast = packet.servo_id == BROADCAST_ID
-        for servo in self._present(tuple(self.servos) if broadcast else (packet.servo_id,)):
-            answer: bytes | None = b""
-            match packet.instruction:
-                case Instruction.PING:
-                    pass
-                case Instruction.READ if _is_read(parameters):
-                    answer = servo.read(*parameters)
-                case Instruction.WRITE if len(parameters) >= 2:
-                    if servo.write(parameters[0], parameters[1:], now_s):
-                        goals.append(servo)
-                case Instruction.REG_WRITE if len(parameters) >= 2:
-                    servo.reg_write(parameters[0], parameters[1:])
-                case Instruction.ACTION:
-                    if servo.action(now_s):
-                        goals.append(servo)
-                case _:
-                    answer = None
-            asks = packet.instruction in (Instruction.PING, Instruction.READ)
-            if answer is None or (broadcast and packet.instruction != Instruction.PING):
-                continue
-            if asks or servo.memory.value(reg.RESPONSE_LEVEL):
-                replies.append((servo, _reply(servo, answer)))
-        return replies, goals
-
-    def _present(self, ids: Sequence[int]) -> list[VirtualServo]:
-        return [
-            servo
-            for servo in (self.servos.get(servo_id) for servo_id in ids)
-            if servo is not None and not servo.muted
-        ]
-
-
-def _is_read(parameters: bytes) -> bool:
-    """Whether these are an address and a size that fits into one reply."""
-    return len(parameters) == 2 and parameters[1] <= protocol.MAX_LENGTH - 2
-
-
-def _reply(servo: VirtualServo, parameters: bytes) -> bytes:
-    return protocol.status(servo.servo_id, servo.error, parameters)
+        wait_s = wire_s - time.monotonic()
+        if wait_s > 0.0:
+            time.sleep(wait_s)
+        # Nobody reads: the driver closed the port (poll reports it) or the buffer is full.
+        with contextlib.suppress(OSError):
+            os.write(self._terminal.descriptor, data)

@@ -12,6 +12,7 @@ from so101_driver.protocol import ServoError
 from so101_driver.registers import Register
 from so101_driver.sim.memory import ServoMemory
 from so101_driver.sim.plant import DriveSettings, ServoModel, ServoPlant
+from so101_driver.sim.protections import Protections
 
 _RAD_PER_STEP = 2.0 * math.pi / reg.TICKS_PER_TURN
 _UNLIMITED_ACCELERATION_RADPS2 = 100.0
@@ -19,7 +20,36 @@ _MOVING_RADPS = 0.02
 _REFERENCE_P = 16
 _REFERENCE_D = 32
 _MAX_15_BIT = 32767
+_MULTI_TURN_FEEDBACK = 0x10
+"""Bit of PHASE: positions count on beyond a turn. Otherwise they are 0..4095."""
 _12_V_PART = {reg.MAX_VOLTAGE: 140}
+
+
+@dataclass(slots=True)
+class ServoFaults:
+    """What is wrong with a servo from outside; see ``faults.py``.
+
+    Attributes:
+        mute: It ignores every packet.
+        unpowered: It has no supply.
+        overload: Its overload protection has tripped for good.
+        temperature_c: Its temperature instead of the plant's.
+        supply_v: Its supply instead of the world's.
+        eeprom_s: How long it is busy after a write to its EEPROM.
+        model: Its model number instead of the true one.
+        firmware_minor: The same for the firmware.
+        answers_as: Its bus id instead of the register's.
+    """
+
+    mute: bool = False
+    unpowered: bool = False
+    overload: bool = False
+    temperature_c: float | None = None
+    supply_v: float | None = None
+    eeprom_s: float = 0.0
+    model: int | None = None
+    firmware_minor: int | None = None
+    answers_as: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +81,14 @@ class VirtualServo:
     Only position mode (0) moves. The fields may be set from outside at any time.
 
     Attributes:
+        servo_id: Its id at the start, by which its chain knows it; ``bus_id`` may change.
         position_rad: Angle of the joint.
         velocity_radps: Its velocity.
         supply_v: Voltage at the servo.
         muted: Whether it ignores every packet, as a servo with a loose cable does.
+        stuck: Whether its joint is held from outside; for worlds without physics.
         goal_write_enables_torque: Several projects report that writing Goal_Position switches the
             torque on; assumed here, because it is the more dangerous of the two.
-        overload_trips: How often its overload protection has cut its torque. The cut ends with the
-            next goal, so under a stream of goals it lasts for milliseconds.
     """
 
     def __init__(
@@ -78,35 +108,59 @@ class VirtualServo:
         self.velocity_radps = 0.0
         self.supply_v = 12.1
         self.muted = False
+        self.stuck = False
         self.goal_write_enables_torque = goal_write_enables_torque
-        self.overload_trips = 0
-        self.memory = ServoMemory({**_12_V_PART, reg.ID: servo_id, **(registers or {})})
+        self.memory = ServoMemory({reg.ID: servo_id, **(registers or {})}, _12_V_PART)
         self.plant = ServoPlant(model, position_rad)
         self.settings = DriveSettings()
+        self.protections = Protections()
+        self.faults = ServoFaults()
+        self._identity: dict[Register, int] = {}
         self._pending_write: tuple[int, bytes] | None = None
-        self._overload_s = 0.0
-        self._overloaded = False
         self._dither = random.Random(f"{seed} {servo_id}")
         self._apply_settings()
 
     # Bus side.
 
     @property
+    def bus_id(self) -> int:
+        """The id that it answers to."""
+        answers_as = self.faults.answers_as
+        return self.memory.value(reg.ID) if answers_as is None else answers_as
+
+    @property
+    def overload_trips(self) -> int:
+        """How often its overload protection has cut its torque.
+
+        The cut ends with the next goal, so under a stream of goals it lasts for milliseconds.
+        """
+        return self.protections.trips
+
+    @property
+    def temperature_c(self) -> float:
+        """What its thermometer says."""
+        forced_c = self.faults.temperature_c
+        return self.plant.temperature_c if forced_c is None else forced_c
+
+    @property
+    def voltage_v(self) -> float:
+        """What its voltmeter says."""
+        return self.supply_v if self.faults.supply_v is None else self.faults.supply_v
+
+    @property
     def error(self) -> ServoError:
         """The error byte of a reply."""
-        error = ServoError.OVERLOAD if self._overloaded else ServoError(0)
-        low = self.memory.value(reg.MIN_VOLTAGE) * reg.VOLTAGE_V
-        high = self.memory.value(reg.MAX_VOLTAGE) * reg.VOLTAGE_V
-        if not low <= self.supply_v <= high:
-            error |= ServoError.VOLTAGE
-        if self.plant.temperature_c > self.memory.value(reg.MAX_TEMPERATURE):
-            error |= ServoError.TEMPERATURE
-        return error
+        return self.protections.error(self.temperature_c, self.voltage_v)
 
     @property
     def goal_ticks(self) -> int:
         """The goal register."""
         return self.memory.value(reg.GOAL_POSITION)
+
+    def listens(self, now_s: float) -> bool:
+        """Whether it takes packets now."""
+        silent = self.muted or self.faults.mute or self.faults.unpowered
+        return not silent and now_s >= self.memory.saving_until_s()
 
     def read(self, address: int, size: int) -> bytes:
         """Return registers as a READ at this moment would."""
@@ -117,13 +171,15 @@ class VirtualServo:
     def write(self, address: int, data: bytes, now_s: float) -> bool:
         """Carry out a WRITE; returns whether it was a goal."""
         was_enabled = self.settings.enabled
-        written = self.memory.write(address, data)
+        written = self.memory.write(address, data, now_s, self.faults.eeprom_s)
         is_goal = reg.GOAL_POSITION in written
         if self.memory.value(reg.TORQUE_ENABLE) == reg.TORQUE_CENTRE_VALUE:
-            self._centre()
+            self.recentre(reg.TICKS_PER_TURN // 2)
+            self.memory.put(reg.TORQUE_ENABLE, 0)
         if is_goal:
             self._clamp_goal()
-            self._overloaded = False
+            if not self.faults.overload:
+                self.protections.clear()
             if self.goal_write_enables_torque:
                 self.memory.put(reg.TORQUE_ENABLE, 1)
         self._apply_settings()
@@ -149,23 +205,43 @@ class VirtualServo:
         self.memory.put(reg.ASYNC_WRITE_FLAG, 0)
         return self.write(address, data, now_s)
 
-    def power_cycle(self) -> None:
+    def recentre(self, ticks: int) -> None:
+        """Let the present position read ``ticks`` from now on, saved in the homing offset."""
+        offset = round(self.scale.encoder_ticks(self.position_rad)) - ticks
+        limit = reg.HOMING_OFFSET.maximum
+        self.memory.put(reg.HOMING_OFFSET, max(-limit, min(limit, offset)))
+        self.memory.save(reg.HOMING_OFFSET)
+
+    def factory_reset(self) -> None:
+        """Set every register but the id to the factory's value; the torque is off then."""
+        self.memory.factory_reset()
+        self._restart()
+
+    def power_cycle(self, now_s: float = math.inf) -> None:
         """Lose the supply for a moment: torque off, RAM at its defaults."""
-        self.memory.power_cycle()
-        self._pending_write = None
-        self._overloaded = False
+        self.memory.power_cycle(now_s)
+        self._restart()
+
+    def set_faults(self, faults: ServoFaults, now_s: float) -> None:
+        """Let these faults replace the ones before."""
+        before, self.faults = self.faults, faults
+        if before.unpowered != faults.unpowered:
+            self.power_cycle(now_s)
+        if faults.overload and not before.overload:
+            self.protections.trip()
+        self._disguise()
         self._apply_settings()
 
     # World side.
 
     def present_ticks(self) -> int:
         """Present_Position as a read at this moment gives it, one tick of flicker included."""
-        exact = self.scale.encoder_ticks(self.position_rad) - self.memory.value(reg.HOMING_OFFSET)
-        return round(exact + self._dither.uniform(-0.5, 0.5))
+        ticks = round(self._exact_ticks() + self._dither.uniform(-0.5, 0.5))
+        return ticks if self._multi_turn else ticks % reg.TICKS_PER_TURN
 
     def goal_rad(self) -> float:
         """The goal register as a joint angle."""
-        return self.ticks_to_rad(self.goal_ticks)
+        return self.ticks_to_rad(self.goal_ticks + self._whole_turns())
 
     def ticks_to_rad(self, ticks: int) -> float:
         """Joint angle of a goal or present position."""
@@ -177,52 +253,66 @@ class VirtualServo:
 
     def torque_nm(self, now_s: float, dt_s: float) -> float:
         """Advance the plant by ``dt_s`` and return its torque on the joint."""
+        self.settings.output_share = self.protections.share(self.temperature_c, self.voltage_v)
+        self.settings.supply_v = self.voltage_v
         torque = self.plant.step(now_s, dt_s, self.position_rad, self.velocity_radps, self.settings)
-        self._watch_overload(dt_s)
+        self.protections.step(dt_s, self.plant.duty, self.plant.current_a)
         return torque
 
-    def _watch_overload(self, dt_s: float) -> None:
-        if abs(self.plant.duty) * 100.0 <= self._overload_percent or self._overloaded:
-            self._overload_s = 0.0
-            return
-        self._overload_s += dt_s
-        if self._overload_s >= self._protection_time_s:
-            self._overloaded = True
-            self._overload_s = 0.0
-            self.overload_trips += 1
-            self._apply_settings()
+    @property
+    def _multi_turn(self) -> bool:
+        return bool(self.memory.value(reg.PHASE) & _MULTI_TURN_FEEDBACK)
+
+    def _exact_ticks(self) -> float:
+        return self.scale.encoder_ticks(self.position_rad) - self.memory.value(reg.HOMING_OFFSET)
+
+    def _whole_turns(self) -> int:
+        """Ticks of the turns that a single-turn position does not show."""
+        if self._multi_turn:
+            return 0
+        return round(self._exact_ticks()) // reg.TICKS_PER_TURN * reg.TICKS_PER_TURN
+
+    def _restart(self) -> None:
+        self._pending_write = None
+        self.protections.clear()
+        self._disguise()
+        self._apply_settings()
+
+    def _disguise(self) -> None:
+        """Show another model or firmware while a fault says so."""
+        for register, shown in (
+            (reg.MODEL, self.faults.model),
+            (reg.FIRMWARE_MINOR, self.faults.firmware_minor),
+        ):
+            if shown is not None:
+                self._identity.setdefault(register, self.memory.value(register))
+                self.memory.put(register, shown)
+            elif register in self._identity:
+                self.memory.put(register, self._identity.pop(register))
 
     def _apply_settings(self) -> None:
         """Translate the registers into the plant's units, once per write instead of per step."""
         value = self.memory.value
         model = self.plant.model
         settings = self.settings
-        settings.enabled = value(reg.TORQUE_ENABLE) == 1 and value(reg.OPERATING_MODE) == 0
+        settings.enabled = (
+            value(reg.TORQUE_ENABLE) == 1
+            and value(reg.OPERATING_MODE) == 0
+            and not self.faults.unpowered
+        )
         settings.proportional = value(reg.P_GAIN) / _REFERENCE_P
         settings.derivative = value(reg.D_GAIN) / _REFERENCE_D
         settings.torque_limit = value(reg.TORQUE_LIMIT) * reg.DUTY
-        if self._overloaded:
-            protective = value(reg.PROTECTIVE_TORQUE) / 100.0
-            settings.torque_limit = min(settings.torque_limit, protective)
         speed = abs(value(reg.GOAL_VELOCITY)) * _RAD_PER_STEP
         settings.max_speed_radps = speed or model.max_speed_radps
         acceleration = value(reg.ACCELERATION) * reg.ACCELERATION_STEPS_S2 * _RAD_PER_STEP
         settings.max_acceleration_radps2 = acceleration or _UNLIMITED_ACCELERATION_RADPS2
-        protects = value(reg.UNLOAD_CONDITION) & ServoError.OVERLOAD
-        self._overload_percent = value(reg.OVERLOAD_TORQUE) if protects else 100.0
-        self._protection_time_s = value(reg.PROTECTION_TIME) * 0.01
+        self.protections.configure(self.memory)
 
     def _clamp_goal(self) -> None:
         low, high = self.memory.value(reg.MIN_POSITION), self.memory.value(reg.MAX_POSITION)
         if (low, high) != (0, 0):
             self.memory.put(reg.GOAL_POSITION, max(low, min(high, self.goal_ticks)))
-
-    def _centre(self) -> None:
-        """What 128 in Torque_Enable does: the present position becomes 2048."""
-        offset = round(self.scale.encoder_ticks(self.position_rad)) - reg.TICKS_PER_TURN // 2
-        limit = reg.HOMING_OFFSET.maximum
-        self.memory.put(reg.HOMING_OFFSET, max(-limit, min(limit, offset)))
-        self.memory.put(reg.TORQUE_ENABLE, 0)
 
     def _measure(self) -> None:
         put = self.memory.put
@@ -230,8 +320,8 @@ class VirtualServo:
         steps_s = round(self.velocity_radps / _RAD_PER_STEP)
         put(reg.PRESENT_VELOCITY, max(-_MAX_15_BIT, min(_MAX_15_BIT, steps_s)))
         put(reg.PRESENT_LOAD, round(self.plant.duty / reg.DUTY))
-        put(reg.PRESENT_VOLTAGE, round(self.supply_v / reg.VOLTAGE_V))
-        put(reg.PRESENT_TEMPERATURE, min(255, round(self.plant.temperature_c)))
+        put(reg.PRESENT_VOLTAGE, min(255, round(self.voltage_v / reg.VOLTAGE_V)))
+        put(reg.PRESENT_TEMPERATURE, min(255, max(0, round(self.temperature_c))))
         put(reg.STATUS, int(self.error))
         put(reg.MOVING, int(abs(self.velocity_radps) > _MOVING_RADPS))
         put(reg.GOAL_ECHO, self.goal_ticks)
@@ -244,6 +334,6 @@ class IdealServo(VirtualServo):
     def write(self, address: int, data: bytes, now_s: float) -> bool:
         """Carry out a WRITE; an enabled servo with any torque is at its goal afterwards."""
         is_goal = super().write(address, data, now_s)
-        if self.settings.enabled and self.settings.torque_limit > 0.0:
+        if self.settings.enabled and self.settings.torque_limit > 0.0 and not self.stuck:
             self.position_rad = self.goal_rad()
         return is_goal
