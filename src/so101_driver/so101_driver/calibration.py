@@ -184,6 +184,21 @@ class Calibration:
         return np.asarray(ticks_per_s, dtype=np.float64) * self._rad_per_tick
 
 
+def as_json(joints: Mapping[str, JointCalibration]) -> str:
+    """Return the text of LeRobot's file."""
+    content = {
+        name: {
+            "id": joints[name].servo_id,
+            "drive_mode": joints[name].drive_mode,
+            "homing_offset": joints[name].homing_offset,
+            "range_min": joints[name].range_min,
+            "range_max": joints[name].range_max,
+        }
+        for name in JOINT_NAMES
+    }
+    return json.dumps(content, indent=4)
+
+
 def _joint(name: str, servo_id: int, entry: Any, source: str) -> JointCalibration:
     def refuse(problem: str) -> UserError:
         return UserError(

@@ -1,0 +1,157 @@
+"""The calibration program's command line: which arm, which port and which file are meant."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import glob
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from so101_driver.calibration import Calibration, JointCalibration
+from so101_driver.calibration_compare import is_old_format
+from so101_driver.calibration_files import (
+    ArmKind,
+    calibration_folders,
+    calibration_path,
+    find_calibrations,
+)
+from so101_driver.errors import UserError
+
+PROGRAM = "ros2 run so101_driver calibrate"
+
+_DESCRIPTION = """\
+Calibrate an SO-101 by hand, or compare its calibration file with its servos and the URDF.
+
+Without --check, --to-servos or --from-servos it walks you through calibrating: you hold the arm
+in the middle of its travel, then move each joint from stop to stop. Nothing is written until you
+agree at the end; then the file and the servos' EEPROM get the same numbers. End it before that
+with Ctrl-C or q: file and servos are as they were, and the arm is limp.
+"""
+
+_EPILOG = """\
+Files are LeRobot's: $HF_LEROBOT_CALIBRATION (~/.cache/huggingface/lerobot/calibration) holds
+robots/so_follower/NAME.json and teleoperators/so_leader/NAME.json; older folder names are searched
+too. An existing file is kept as NAME.json.DATE.bak. Answers may be piped in or come from --script:
+one a line, an empty line is Enter, `wait 2.5` waits, # begins a comment.
+
+Exit status: 0 done, or nothing differs; 1 something differs, or you cancelled; 2 an error; 130
+Ctrl-C.
+"""
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line's options."""
+    result = argparse.ArgumentParser(
+        prog="calibrate",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    result.add_argument("--port", help="serial port; default: the only one there is")
+    result.add_argument(
+        "--kind",
+        choices=[kind.value for kind in ArmKind],
+        default=ArmKind.FOLLOWER.value,
+        help="what the arm is for; default: follower",
+    )
+    result.add_argument(
+        "--name",
+        help="the arm's name (LeRobot's id), which names its file; default: the only one there is",
+    )
+    result.add_argument("--file", type=Path, help="the calibration file itself, instead of --name")
+    modes = result.add_mutually_exclusive_group()
+    modes.add_argument(
+        "--check", action="store_true", help="compare file, servos and URDF; writes nothing"
+    )
+    modes.add_argument(
+        "--to-servos", action="store_true", help="write the file's values to the servos"
+    )
+    modes.add_argument(
+        "--from-servos", action="store_true", help="write the servos' values to the file"
+    )
+    result.add_argument(
+        "--yes",
+        action="store_true",
+        help="agree to what is asked before writing and before the torque goes off: the arm drops",
+    )
+    result.add_argument(
+        "--accept-unusual-travel",
+        action="store_true",
+        help="accept ranges that no other arm has, for modified arms",
+    )
+    result.add_argument("--script", metavar="FILE", help="take the answers from a file")
+    return result
+
+
+def choose_path(options: argparse.Namespace, kind: ArmKind, *, writes: bool) -> Path:
+    """Return which file is meant.
+
+    Raises:
+        UserError: It is not clear.
+    """
+    if options.file is not None:
+        return Path(options.file).expanduser()
+    if options.name is not None:
+        path = calibration_path(kind, options.name)
+        if writes or path.exists():
+            return path
+        for folder in calibration_folders(kind):
+            if (folder / path.name).exists():
+                return folder / path.name
+        return path
+    found = find_calibrations(kind)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(sorted({path.stem for path in found}))
+        raise UserError(f"there are calibrations of several {kind}s: give --name, one of {names}.")
+    if writes:
+        raise UserError(
+            f"no {kind} has a calibration yet: give it a --name, for example --name my_{kind}; "
+            "LeRobot calls it the id."
+        )
+    raise UserError(
+        f"there is no calibration of a {kind} in {calibration_folders(kind)[0]}: give --file, "
+        f"calibrate, or write one from the servos ({PROGRAM} --kind {kind} --name my_{kind} "
+        "--from-servos)."
+    )
+
+
+def only_port() -> str:
+    """Return the only serial port there is; UserError if there are more or none."""
+    ports = sorted(glob.glob("/dev/ttyACM*") + glob.glob("/dev/ttyUSB*"))
+    if len(ports) == 1:
+        return ports[0]
+    if ports:
+        raise UserError(f"there are several serial ports: give --port, one of {', '.join(ports)}.")
+    raise UserError(
+        "no serial port is there: plug in the arm's USB cable, or give --port, for example that of "
+        "a virtual arm."
+    )
+
+
+def load(path: Path) -> Mapping[str, JointCalibration]:
+    """Read a calibration; one of the old format is refused by that name."""
+    try:
+        return Calibration.load(path).joints
+    except UserError:
+        with contextlib.suppress(OSError, ValueError):
+            if is_old_format(json.loads(path.read_text(encoding="utf-8"))):
+                raise UserError(
+                    f"{path} is a calibration of LeRobot before May 2025, counted from the old "
+                    "zero (the arm stretched out), without the ranges that are needed now: "
+                    "calibrate the arm again."
+                ) from None
+        raise
+
+
+def again(options: argparse.Namespace, *more: str) -> str:
+    """Return the present command without its mode."""
+    words = ["--kind", options.kind]
+    for option in ("port", "name", "file"):
+        if (value := getattr(options, option)) is not None:
+            words += [f"--{option}", str(value)]
+    return shlex.join([*PROGRAM.split(), *words, *more])
