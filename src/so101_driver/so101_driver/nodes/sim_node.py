@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import array
 import contextlib
-import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -12,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.publisher import Publisher
 from rclpy.time import Time
 from rclpy.timer import Timer
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
 from visualization_msgs.msg import Marker, MarkerArray
 
 from so101_driver.calibration import Calibration
+from so101_driver.camera_calibration import Intrinsics
 from so101_driver.errors import UserError
 from so101_driver.joints import data_path
+from so101_driver.nodes.camera_publisher import CameraPublisher
 from so101_driver.nodes.node_base import NodeBase, reliable, run_node
-from so101_driver.sim import FaultScript, GoalWrite, VirtualBus
-from so101_driver.sim.cameras import VIEWS, CameraView, Frame
+from so101_driver.sim import Fault, FaultScript, GoalWrite, VirtualBus
+from so101_driver.sim.cameras import VIEWS, Frame
+from so101_driver.sim.loading import import_physics
 from so101_driver.sim.renderer import RenderProcess
 from so101_driver.sim_parameters import PARAMETERS
 from wallx_msgs.msg import WireLog
@@ -32,55 +32,6 @@ from wallx_msgs.srv import ResetScene
 _OBJECTS_RATE_HZ = 20.0
 _RENDERER_START_S = 30.0
 _GIL_INTERVAL_S = 0.0005
-
-
-class CameraPublishers:
-    """The three topics of one camera."""
-
-    def __init__(self, node: NodeBase, view: CameraView, fovy_deg: float, prefix: str) -> None:
-        base = f"camera/{view.name}"
-        self.view = view
-        self._frame_id = f"{prefix}{view.name}_camera_optical_frame"
-        self._compressed: Publisher = node.create_publisher(
-            CompressedImage, f"{base}/image_raw/compressed", reliable(2)
-        )
-        self._raw: Publisher = node.create_publisher(Image, f"{base}/image_raw", reliable(2))
-        self._info_publisher: Publisher = node.create_publisher(
-            CameraInfo, f"{base}/camera_info", reliable(2)
-        )
-        self._info = self._camera_info(fovy_deg)
-
-    @property
-    def raw_wanted(self) -> bool:
-        """Whether anybody subscribes to the uncompressed image."""
-        return self._raw.get_subscription_count() > 0
-
-    def publish(self, frame: Frame) -> None:
-        """Publish one picture; uncompressed only if it was asked for."""
-        stamp = Time(nanoseconds=frame.stamp_ns).to_msg()
-        compressed = CompressedImage(format="rgb8; jpeg compressed bgr8")
-        compressed.header.stamp, compressed.header.frame_id = stamp, self._frame_id
-        compressed.data = array.array("B", frame.jpeg)
-        self._compressed.publish(compressed)
-        if frame.rgb:
-            raw = Image(encoding="rgb8", is_bigendian=0)
-            raw.header = compressed.header
-            raw.width, raw.height, raw.step = self.view.width, self.view.height, 3 * self.view.width
-            raw.data = array.array("B", frame.rgb)
-            self._raw.publish(raw)
-        self._info.header.stamp = stamp
-        self._info_publisher.publish(self._info)
-
-    def _camera_info(self, fovy_deg: float) -> CameraInfo:
-        fx, fy, cx, cy = self.view.intrinsics(fovy_deg)
-        info = CameraInfo(width=self.view.width, height=self.view.height)
-        info.header.frame_id = self._frame_id
-        info.distortion_model = "plumb_bob"
-        info.d = [0.0] * 5
-        info.k = [fx, 0.0, cx, 0.0, fy, cy, 0.0, 0.0, 1.0]
-        info.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
-        info.p = [fx, 0.0, cx, 0.0, 0.0, fy, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
-        return info
 
 
 class SimNode(NodeBase):
@@ -102,8 +53,9 @@ class SimNode(NodeBase):
         self._link = Path(self.p.port_link)
         self._wire_log = self.create_publisher(WireLog, "sim/wire_log", reliable(200))
         self._objects = self.create_publisher(MarkerArray, "sim/objects", reliable())
-        self._cameras: dict[str, CameraPublishers] = {}
+        self._cameras: dict[str, CameraPublisher] = {}
         self.create_service(ResetScene, "sim/reset", self._on_reset)
+        self.create_subscription(String, "sim/fault", self._on_fault, reliable(10))
 
     def configure(self) -> None:
         """Load the calibration and the world."""
@@ -112,7 +64,7 @@ class SimNode(NodeBase):
             with contextlib.suppress(OSError):
                 self._link.unlink()
         self._faults = FaultScript.from_file(self.p.faults) if self.p.faults else FaultScript()
-        arm_simulation, self._realtime = _import_physics()
+        arm_simulation, self._realtime = import_physics()
         calibration = Calibration.load(self.p.calibration or data_path("sim_calibration.json"))
         self._arm = arm_simulation.ArmSimulation(
             self.p.seed,
@@ -121,12 +73,13 @@ class SimNode(NodeBase):
         )
         if self.p.cameras and not self._cameras:
             model = self._arm.world.model
-            self._cameras = {
-                view.name: CameraPublishers(
-                    self, view, float(model.camera(view.name).fovy[0]), self.p.frame_prefix
+            for view in VIEWS:
+                optics = Intrinsics.pinhole(
+                    *view.intrinsics(float(model.camera(view.name).fovy[0]))
                 )
-                for view in VIEWS
-            }
+                self._cameras[view.name] = CameraPublisher(
+                    self, view.name, view.width, view.height, self.p.frame_prefix, optics
+                )
 
     def activate(self) -> None:
         """Start the cameras, let time run, answer on the pseudo-terminal, then link to it."""
@@ -199,6 +152,7 @@ class SimNode(NodeBase):
             "real_time_factor": f"{factor:.3f}",
             "slipped_s": f"{self._runner.slipped_s:.3f}",
             "goal_writes": self._bus.goal_writes,
+            "faults": ", ".join(fault.kind.value for fault in self._bus.active_faults) or "none",
             "bus_garbage_bytes": self._bus.garbage_bytes,
         }
         if self._renderer is not None:
@@ -226,7 +180,7 @@ class SimNode(NodeBase):
     def _publish_frame(self, frame: Frame) -> None:
         self._render_s = frame.render_s
         self.count(f"frames {frame.view.name}")
-        self._cameras[frame.view.name].publish(frame)
+        self._cameras[frame.view.name].publish(frame.stamp_ns, frame.jpeg, frame.rgb)
 
     def _on_renderer_death(self, sentence: str) -> None:
         print(f"{self.get_fully_qualified_name()}: {sentence}", file=sys.stderr, flush=True)
@@ -259,6 +213,22 @@ class SimNode(NodeBase):
             message.markers.append(marker)
         self._objects.publish(message)
 
+    def _on_fault(self, message: String) -> None:
+        """Let something go wrong now, or end all faults; wrong text is an entry in the log."""
+        if not self.active:
+            self.get_logger().warning("sim/fault: the simulator is not active")
+        elif message.data.strip() == "clear":
+            self._bus.clear()
+            self.get_logger().info("faults cleared")
+        else:
+            try:
+                fault = Fault.from_text(message.data)
+                self._bus.inject(fault)
+            except UserError as error:
+                self.get_logger().warning(f"sim/fault: {error}")
+            else:
+                self.get_logger().info(f"fault {fault.kind.value} injected")
+
     def _on_reset(
         self, request: ResetScene.Request, response: ResetScene.Response
     ) -> ResetScene.Response:
@@ -273,19 +243,6 @@ class SimNode(NodeBase):
         else:
             response.success, response.message = True, f"cubes placed, seed {request.seed}"
         return response
-
-
-def _import_physics() -> tuple[Any, Any]:
-    """Import what needs mujoco; this process never draws, so it needs no OpenGL library."""
-    os.environ["MUJOCO_GL"] = "disabled"
-    try:
-        from so101_driver.sim import arm_simulation, realtime
-    except ImportError as error:
-        raise UserError(
-            f"the simulator needs a Python package that is missing ({error}): 'make setup' brings "
-            "it, or 'make ros-env' beside a ROS installation."
-        ) from error
-    return arm_simulation, realtime
 
 
 def main() -> None:

@@ -9,13 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from so101_driver import registers as reg
-from so101_driver.calibration import Calibration, JointCalibration
+from so101_driver.calibration import Calibration
 from so101_driver.joints import GRIPPER, JOINT_NAMES, SERVO_IDS, data_path
+from so101_driver.sim.calibrated import eeprom, scales
+from so101_driver.sim.parts import FOLLOWER_12V, ServoPart
 from so101_driver.sim.plant import ServoModel
-from so101_driver.sim.virtual_servo import TickScale, VirtualServo
+from so101_driver.sim.virtual_servo import VirtualServo
 from so101_driver.sim.world import FOLDED_RAD, SceneObject, World
 
-_SUPPLY_V = 12.2
 _SUPPLY_OHM = 0.08
 """Cable and adapter: the servos see less while they pull."""
 
@@ -38,7 +39,8 @@ class ArmSimulation:
     Args:
         seed: Of the cubes' positions and of the encoders' flicker.
         calibration: Of the virtual arm; it is in the servos' EEPROM too, as after calibrating.
-        model: Servo model of all joints.
+        part: Servo of all joints, which says the supply too.
+        model: Plant of all joints instead of the part's.
         start_rad: Pose at power-on.
         goal_write_enables_torque: See VirtualServo.
 
@@ -53,22 +55,25 @@ class ArmSimulation:
         seed: int = 0,
         *,
         calibration: Calibration | None = None,
+        part: ServoPart = FOLLOWER_12V,
         model: ServoModel | None = None,
         start_rad: Sequence[float] = FOLDED_RAD,
         goal_write_enables_torque: bool = True,
     ) -> None:
         if calibration is None:
             calibration = Calibration.load(data_path("sim_calibration.json"))
-        scales = _scales(calibration)
+        tick_scales = scales(calibration)
         self.world = World(start_rad)
         self.lock = threading.Lock()
         self._steps = 0
+        self._supply_v = part.supply_v
         self.servos = {
             servo_id: VirtualServo(
                 servo_id,
-                scale=scales[index],
+                scale=tick_scales[index],
                 position_rad=start_rad[index],
-                registers=_eeprom(calibration.joints[name], is_gripper=index == GRIPPER),
+                registers=eeprom(calibration.joints[name], is_gripper=index == GRIPPER),
+                part=part,
                 model=model,
                 seed=seed,
                 goal_write_enables_torque=goal_write_enables_torque,
@@ -93,7 +98,9 @@ class ArmSimulation:
     def step(self) -> None:
         """Advance by one physics step."""
         now_s, dt_s = self.now_s, self.world.timestep_s
-        supply_v = _SUPPLY_V - _SUPPLY_OHM * sum(servo.plant.current_a for servo in self._chain)
+        supply_v = self._supply_v - _SUPPLY_OHM * sum(
+            servo.plant.current_a for servo in self._chain
+        )
         torques = []
         for servo, position, velocity in zip(
             self._chain,
@@ -197,28 +204,3 @@ class ArmSimulation:
     def _publish_positions(self) -> None:
         for servo, position in zip(self._chain, self.world.joint_positions_rad(), strict=True):
             servo.position_rad = position
-
-
-def _scales(calibration: Calibration) -> tuple[TickScale, ...]:
-    """Couple ticks and angles as the calibration says; both are straight lines."""
-    at_zero = calibration.ticks_to_rad(np.zeros(len(JOINT_NAMES)))
-    rad_per_tick = calibration.ticks_to_rad(np.ones(len(JOINT_NAMES))) - at_zero
-    return tuple(
-        TickScale(float(-zero / slope), float(slope), calibration.joints[name].homing_offset)
-        for name, zero, slope in zip(JOINT_NAMES, at_zero, rad_per_tick, strict=True)
-    )
-
-
-def _eeprom(joint: JointCalibration, *, is_gripper: bool) -> dict[reg.Register, int]:
-    """Return what LeRobot's calibration and configuration leave in a servo."""
-    return {
-        reg.RETURN_DELAY: 0,
-        reg.P_GAIN: 16,
-        reg.I_GAIN: 0,
-        reg.D_GAIN: 32,
-        reg.HOMING_OFFSET: joint.homing_offset,
-        reg.MIN_POSITION: joint.range_min,
-        reg.MAX_POSITION: joint.range_max,
-        # A gripper at full torque burns its servo on a blocked object.
-        reg.MAX_TORQUE: 500 if is_gripper else 1000,
-    }

@@ -195,6 +195,21 @@ class Fault:
         return self.servo is None or self.servo == servo_id
 
     @classmethod
+    def from_text(cls, text: str) -> Self:
+        """Make a fault from one line, e.g. ``fault: mute, servo: 4``.
+
+        Raises:
+            UserError: It is not such a line, or names a key that is wrong.
+        """
+        try:
+            entry = yaml.safe_load("{" + text.strip() + "}")
+        except yaml.YAMLError:
+            entry = {}
+        if not isinstance(entry, dict) or "fault" not in entry:
+            raise UserError(f"'{text.strip()}' is no fault; write e.g. 'fault: mute, servo: 4'.")
+        return cls.from_mapping(entry)
+
+    @classmethod
     def from_mapping(cls, entry: Mapping[str, Any]) -> Self:
         """Make a fault from an entry of a script, e.g. ``{"fault": "mute", "servo": 4}``.
 

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 import threading
 import time
-
-from so101_driver.sim.arm_simulation import ArmSimulation
+from types import TracebackType
+from typing import Protocol, Self
 
 _MAX_BEHIND_S = 0.1
 """A longer delay is given up: catching up would look like motion in fast forward."""
+
+
+class Stepped(Protocol):
+    """An arm whose time passes in steps.
+
+    Attributes:
+        timestep_s: Length of a step.
+        now_s: Its time.
+        lock: Held during a step.
+    """
+
+    timestep_s: float
+    now_s: float
+    lock: threading.Lock
+
+    def step(self) -> None:
+        """Advance by one step."""
 
 
 class RealTimeRunner:
@@ -18,7 +35,7 @@ class RealTimeRunner:
         slipped_s: Simulated time given up so far because the machine was too slow.
     """
 
-    def __init__(self, arm: ArmSimulation) -> None:
+    def __init__(self, arm: Stepped) -> None:
         self.slipped_s = 0.0
         self._arm = arm
         self._stop = threading.Event()
@@ -36,6 +53,18 @@ class RealTimeRunner:
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.stop()
 
     def state_age_s(self) -> float:
         """How long ago the arm's present state was due."""

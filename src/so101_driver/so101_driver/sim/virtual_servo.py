@@ -11,6 +11,7 @@ from so101_driver import registers as reg
 from so101_driver.protocol import ServoError
 from so101_driver.registers import Register
 from so101_driver.sim.memory import ServoMemory
+from so101_driver.sim.parts import FOLLOWER_12V, ServoPart
 from so101_driver.sim.plant import DriveSettings, ServoModel, ServoPlant
 from so101_driver.sim.protections import Protections
 
@@ -22,7 +23,6 @@ _REFERENCE_D = 32
 _MAX_15_BIT = 32767
 _MULTI_TURN_FEEDBACK = 0x10
 """Bit of PHASE: positions count on beyond a turn. Otherwise they are 0..4095."""
-_12_V_PART = {reg.MAX_VOLTAGE: 140}
 
 
 @dataclass(slots=True)
@@ -98,6 +98,7 @@ class VirtualServo:
         scale: TickScale | None = None,
         position_rad: float = 0.0,
         registers: Mapping[Register, int] | None = None,
+        part: ServoPart = FOLLOWER_12V,
         model: ServoModel | None = None,
         seed: int = 0,
         goal_write_enables_torque: bool = True,
@@ -106,12 +107,12 @@ class VirtualServo:
         self.scale = scale or TickScale()
         self.position_rad = position_rad
         self.velocity_radps = 0.0
-        self.supply_v = 12.1
+        self.supply_v = part.supply_v
         self.muted = False
         self.stuck = False
         self.goal_write_enables_torque = goal_write_enables_torque
-        self.memory = ServoMemory({reg.ID: servo_id, **(registers or {})}, _12_V_PART)
-        self.plant = ServoPlant(model, position_rad)
+        self.memory = ServoMemory({reg.ID: servo_id, **(registers or {})}, part.factory)
+        self.plant = ServoPlant(model or part.model, position_rad)
         self.settings = DriveSettings()
         self.protections = Protections()
         self.faults = ServoFaults()
