@@ -1,6 +1,7 @@
 """The driver core on a real bus: a 100 Hz thread that reads and watches, commands that write.
 
-No ROS here; the node passes messages in and publishes what comes out.
+No ROS here; the node passes messages in and publishes what comes out. A lost port does not end the
+thread: it holds, tries to open the port again, and goes on with an arm that stands as it was left.
 """
 
 from __future__ import annotations
@@ -14,12 +15,11 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-from so101_driver import arm_setup
 from so101_driver import registers as reg
-from so101_driver.bus import BusError, PortLostError, ServoBus
+from so101_driver.bus import UNICAST_DEADLINE_S, BusError, PortLostError, ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
-from so101_driver.driver_reasons import Reason, ReasonCode, other_settings
+from so101_driver.driver_reasons import Reason, ReasonCode, port_lost
 from so101_driver.driver_types import (
     Command,
     CommandResult,
@@ -31,19 +31,27 @@ from so101_driver.driver_types import (
 )
 from so101_driver.errors import UserError
 from so101_driver.estop_latch import SafetyPhase
+from so101_driver.joints import SERVO_IDS
+from so101_driver.period_statistics import PeriodStatistics
+from so101_driver.protocol import ServoError
 from so101_driver.readings import STATE_ADDRESS, STATE_SIZE, Reading, ServoState
+from so101_driver.takeover import Takeover
 
 PERIOD_NS = 10_000_000
 _SWEEP_EVERY = 10
 """Every so many cycles the read brings all diagnostics, and the servos' state is checked."""
-_MOTION_SIZE = 4
-"""Present position and velocity."""
+_MOTION_SIZES = (4, 5, 6, 7, 8)
+"""Present position and velocity are in the first four bytes. Nothing in a reply says which question
+it answers, so after a missing reply the next read has another size: the missing one, should it
+come late, is then not taken for a fresh one."""
 _CYCLE_DEADLINE_S = 0.008
 """As long as the cycle allows: replies that are only a little late are still a measurement."""
 _READ_AFTER_COMMAND_NS = 2_000_000
 _PHASE_STEP_NS = 100_000
 """Reads move by this per cycle until they follow the commands."""
 _STREAM_NS = 5 * PERIOD_NS
+_REOPEN_EVERY = 50
+"""Cycles between two attempts to open a lost port."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +70,13 @@ class ArmDriver:
         core: Fresh core.
         calibration: The one that the core has.
         on_cycle: Called by the thread after every cycle, with the measurement or None.
-        on_lost: Called by the thread, which then ends, when the port is gone or the thread fails.
+        on_failure: Called by the thread, which then ends, when it fails (a bug).
+        allow_mixed_firmware: Whether servos may have different firmware.
 
     Attributes:
         details: Newest diagnostics by servo id, blocks of 15 bytes from 56.
         missed_cycles: Cycles that were skipped because one before took too long.
+        cycle_times: How long the transactions of a cycle took.
     """
 
     def __init__(
@@ -75,16 +85,22 @@ class ArmDriver:
         core: DriverCore,
         calibration: Calibration,
         on_cycle: Callable[[JointSample | None], None],
-        on_lost: Callable[[str], None],
+        on_failure: Callable[[str], None],
+        allow_mixed_firmware: bool = False,
     ) -> None:
         self.details: dict[int, Reading] = {}
         self.missed_cycles = 0
         self._bus = bus
         self._core = core
-        self._calibration = calibration
         self._on_cycle = on_cycle
-        self._on_lost = on_lost
+        self._on_failure = on_failure
         self._lock = threading.Lock()
+        self._takeover = Takeover(bus, core, calibration, self._lock, allow_mixed_firmware)
+        self.cycle_times = PeriodStatistics(PERIOD_NS * 1e-9)
+        self._errors: dict[int, ServoError] = {}
+        self._missing: frozenset[int] = frozenset()
+        self._motion_size = 0
+        self._port_lost = False
         self._command_ns = 0
         self._stop = threading.Event()
         self._requests: queue.SimpleQueue[tuple[Callable[[], Answer], Future[Answer]]] = (
@@ -95,13 +111,11 @@ class ArmDriver:
     # Life.
 
     def start(self) -> StartAction:
-        """Check the servos, take over the arm or switch it on, start the thread.
-
-        Raises:
-            UserError: Silent or foreign servos, another arm's calibration.
-            BusError: A servo that answered before failed while being set up.
-        """
-        action = self._bring_up()
+        """Take over the arm or switch it on, start the thread; raises as ``Takeover.begin``."""
+        action = self._takeover.begin()
+        # Voltages are looked at before the arm is armed, so they are there from the beginning.
+        address, size = reg.DIAGNOSTICS_ADDRESS, reg.DIAGNOSTICS_SIZE
+        self.details.update(self._bus.sync_read(address, size, UNICAST_DEADLINE_S))
         self._thread.start()
         return action
 
@@ -147,6 +161,16 @@ class ArmDriver:
         counters["missed_cycles"] = self.missed_cycles
         return counters
 
+    def take_errors(self) -> dict[int, ServoError]:
+        """Return, by servo id, all error bits of the replies since this was called last."""
+        errors, self._errors = self._errors, {}
+        return errors
+
+    @property
+    def port_lost(self) -> bool:
+        """Whether the port is gone at the moment."""
+        return self._port_lost
+
     def commands_stopped(self) -> bool:
         """Return whether no acceptable command has come for a while."""
         with self._lock:
@@ -180,54 +204,85 @@ class ArmDriver:
     # In the thread.
 
     def _run(self) -> None:
-        due_ns = time.monotonic_ns()
-        cycle = 0
         try:
-            while not self._stop.is_set():
-                self._on_cycle(self._cycle(cycle))
-                self._serve_requests()
-                cycle += 1
-                due_ns += PERIOD_NS
-                if time.monotonic_ns() - self._command_ns < _STREAM_NS:
-                    due_ns += phase_step_ns(due_ns, self._command_ns)
-                late_ns = time.monotonic_ns() - due_ns
-                if late_ns > 0:
-                    skipped = late_ns // PERIOD_NS
-                    self.missed_cycles += skipped
-                    due_ns += skipped * PERIOD_NS
-                else:
-                    self._stop.wait(-late_ns * 1e-9)
-        except PortLostError as error:
-            self._give_up(Reason(ReasonCode.PORT_LOST, str(error)))
+            self._loop()
         except Exception as error:
             # A bug: end with a trace instead of leaving a driver that looks alive.
             traceback.print_exc()
-            what = f"{type(error).__name__}: {error}"
-            self._give_up(
-                Reason(
-                    ReasonCode.INTERNAL, f"the servo loop failed with {what}; restart the driver"
-                )
+            sentence = (
+                f"the servo loop failed with {type(error).__name__}: {error}; restart the driver"
             )
+            with self._lock:
+                self._core.set_fault(Reason(ReasonCode.INTERNAL, sentence))
+            self._on_failure(sentence)
 
-    def _give_up(self, reason: Reason) -> None:
+    def _loop(self) -> None:
+        due_ns = time.monotonic_ns()
+        cycle = 0
+        while not self._stop.is_set():
+            sample = None
+            try:
+                if not self._port_lost:
+                    sample = self._cycle(cycle)
+                elif cycle % _REOPEN_EVERY == 0:
+                    self._port_lost = not self._takeover.resume()
+                self._serve_requests()
+            except PortLostError as error:
+                self._lose_port(error)
+            except BusError:
+                # A servo fell silent again while the arm was being taken back.
+                self._bus.close()
+            self._on_cycle(sample)
+            cycle += 1
+            due_ns += PERIOD_NS
+            if time.monotonic_ns() - self._command_ns < _STREAM_NS:
+                due_ns += phase_step_ns(due_ns, self._command_ns)
+            late_ns = time.monotonic_ns() - due_ns
+            if late_ns > 0:
+                skipped = late_ns // PERIOD_NS
+                self.missed_cycles += skipped
+                due_ns += skipped * PERIOD_NS
+            else:
+                self._stop.wait(-late_ns * 1e-9)
+
+    def _lose_port(self, error: PortLostError) -> None:
+        self._port_lost = True
+        self._bus.close()
         with self._lock:
-            self._core.set_fault(reason)
-        self._on_lost(reason.sentence)
+            self._core.lose_port(port_lost(str(error)))
 
     def _cycle(self, cycle: int) -> JointSample | None:
+        begin_ns = time.monotonic_ns()
         detailed = cycle % _SWEEP_EVERY == 0
-        size = reg.DIAGNOSTICS_SIZE if detailed else _MOTION_SIZE
+        size = reg.DIAGNOSTICS_SIZE if detailed else _MOTION_SIZES[self._motion_size]
         readings = self._bus.sync_read(reg.PRESENT_POSITION.address, size, _CYCLE_DEADLINE_S)
+        if not readings and self._bus.replaced():
+            raise PortLostError(
+                f"the port {self._bus.port} is gone, or leads to another device now: check the USB "
+                "cable and power"
+            )
         if detailed:
             self.details.update(readings)
+        missing = frozenset(SERVO_IDS).difference(readings)
+        if missing:
+            self._motion_size = (self._motion_size + 1) % len(_MOTION_SIZES)
+        # Whoever answers again may have lost its supply meanwhile.
+        returned = not self._missing <= missing
+        self._missing = missing
         states: dict[int, Reading] = {}
-        if cycle % _SWEEP_EVERY == _SWEEP_EVERY // 2:
+        if returned or cycle % _SWEEP_EVERY == _SWEEP_EVERY // 2:
             states = self._bus.sync_read(STATE_ADDRESS, STATE_SIZE)
+        for reading in (*readings.values(), *states.values()):
+            if reading.error:
+                self._errors[reading.servo_id] = (
+                    self._errors.get(reading.servo_id, ServoError(0)) | reading.error
+                )
+        self.cycle_times.add(time.monotonic_ns() - begin_ns)
         with self._lock:
             now_ns = time.monotonic_ns()
             sample = self._core.observe(readings, now_ns)
             writes = self._core.check_states(
-                {i: ServoState.from_reading(reading) for i, reading in states.items()}
+                {i: ServoState.from_reading(reading) for i, reading in states.items()}, now_ns
             )
             for write in (*writes, *self._core.tick(now_ns)):
                 self._write(write)
@@ -249,47 +304,31 @@ class ArmDriver:
                 future.set_result(Answer(False, str(error)))
 
     def _give_torque(self) -> Answer:
+        if self._port_lost:
+            return self._no_port()
         with self._lock:
             torque, fault = self._core.torque, self._core.fault
         if torque is TorquePhase.FALLING:
             return Answer(False, "the arm is being released: wait until its torque is off")
         if fault is None and torque is not TorquePhase.OFF:
             return Answer(True, "torque is on or rising already")
-        action = self._bring_up()
+        action = self._takeover.begin()
         if action is StartAction.FAULT:
             fault = self._core.fault
             return Answer(False, fault.sentence if fault else "")
         return Answer(True, "torque is on" if action is StartAction.ADOPT else "torque is rising")
 
+    def _no_port(self) -> Answer:
+        return Answer(False, self.snapshot().reason.sentence)
+
     def _release(self, duration_s: float) -> Answer:
+        if self._port_lost:
+            return self._no_port()
         with self._lock:
             if self._core.torque is TorquePhase.OFF:
                 return Answer(True, "torque is off already")
             self._core.release(duration_s, time.monotonic_ns())
         return Answer(True, f"torque falls to nothing within {duration_s:g} s: support the arm")
-
-    def _bring_up(self) -> StartAction:
-        bus = self._bus
-        arm_setup.identify(bus)
-        arm_setup.check_calibration(bus, self._calibration)
-        states = arm_setup.read_states(bus)
-        missing = arm_setup.differences(bus)
-        standing = any(state.torque_enabled for state in states)
-        if missing and not standing:
-            arm_setup.apply(bus, missing)
-        limits = arm_setup.read_torque_limits(bus)
-        overload = arm_setup.read_overload(bus)
-        with self._lock:
-            action = self._core.start(states, limits, time.monotonic_ns(), overload)
-            if missing and standing:
-                # Other gains would let a standing arm sag or jerk.
-                self._core.set_fault(other_settings(str(missing[0])))
-                return StartAction.FAULT
-        if action is StartAction.GIVE_TORQUE:
-            goals = arm_setup.give_torque(bus, self._calibration)
-            with self._lock:
-                self._core.torque_given(goals, time.monotonic_ns())
-        return action
 
     def _write(self, write: Write) -> None:
         self._bus.sync_write(write.register, write.values)

@@ -5,7 +5,8 @@ These steps take tens of milliseconds each and run while the arm is not followin
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from so101_driver import registers as reg
@@ -14,8 +15,9 @@ from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import GRIPPER, JOINT_NAMES, SERVO_IDS
 from so101_driver.overload_guard import OverloadRegisters
-from so101_driver.readings import STATE_ADDRESS, STATE_SIZE, ServoState, servo_name
+from so101_driver.readings import STATE_ADDRESS, STATE_SIZE, Reading, ServoState, servo_name
 from so101_driver.registers import Memory, Register
+from so101_driver.servo_health import Ratings
 
 SETTINGS: tuple[tuple[Register, int], ...] = (
     (reg.RETURN_DELAY, 0),
@@ -39,6 +41,26 @@ _PHASE_ANGLE_FEEDBACK = 0x10
 """Bit of PHASE that makes positions count on over several turns; must be off."""
 
 
+_EEPROM_ADDRESS = reg.ID.address
+_EEPROM_SIZE = reg.VELOCITY_I_GAIN.address + reg.VELOCITY_I_GAIN.size - _EEPROM_ADDRESS
+"""One read of 5..39 brings everything that a servo keeps over a power cycle."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServoRatings:
+    """What a servo allows itself.
+
+    Attributes:
+        full_limit: Its largest torque, 0..1000: what its limit is after power-on.
+        overload: Its protection against pressing too long.
+        health: Its protection against heat and a wrong supply.
+    """
+
+    full_limit: int
+    overload: OverloadRegisters
+    health: Ratings
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
     """A setting that a servo does not have."""
@@ -55,12 +77,17 @@ class Difference:
         )
 
 
-def identify(bus: ServoBus) -> None:
-    """Check that six STS3215 answer.
+def identify(bus: ServoBus, allow_mixed_firmware: bool = False) -> None:
+    """Check that six STS3215 with the same firmware answer.
+
+    Args:
+        bus: Open bus.
+        allow_mixed_firmware: Whether servos may have different firmware.
 
     Raises:
-        UserError: Names the silent servos, or one of another model.
+        UserError: Names the silent servos, or one of another model or firmware.
     """
+    damaged_before = _damaged(bus)
     silent = [servo_id for servo_id in SERVO_IDS if not bus.ping(servo_id)]
     if len(silent) == len(SERVO_IDS):
         raise UserError(
@@ -68,19 +95,42 @@ def identify(bus: ServoBus) -> None:
             "between the bus adapter and the first servo."
         )
     if silent:
-        names = ", ".join(servo_name(servo_id) for servo_id in silent)
         verb = "does" if len(silent) == 1 else "do"
+        advice = "check the cable that leads there, then its id and baud rate."
+        if _damaged(bus) > damaged_before:
+            advice = (
+                "something answers in their place, but garbled: two servos may have the same id "
+                "(wallx setup-motors gives each its own)."
+            )
         raise UserError(
-            f"{names} {verb} not answer on {bus.port} while the others do: check the cable that "
-            "leads there, then its id and baud rate."
+            f"{_names(silent)} {verb} not answer on {bus.port} while the others do: {advice}"
         )
+    firmware: dict[str, list[int]] = {}
     for servo_id in SERVO_IDS:
-        model = bus.read(servo_id, reg.MODEL)
+        block = bus.read_block(servo_id, 0, reg.MODEL.address + reg.MODEL.size)
+        model = block.value(reg.MODEL, 0)
         if model != reg.MODEL_NUMBER:
             raise UserError(
                 f"{servo_name(servo_id)} on {bus.port} is model {model}, not an STS3215 "
                 f"({reg.MODEL_NUMBER}): this driver cannot move it safely."
             )
+        version = f"{block.value(reg.FIRMWARE_MAJOR, 0)}.{block.value(reg.FIRMWARE_MINOR, 0)}"
+        firmware.setdefault(version, []).append(servo_id)
+    if len(firmware) > 1 and not allow_mixed_firmware:
+        held = "; ".join(f"{version} in {_names(ids)}" for version, ids in firmware.items())
+        raise UserError(
+            f"the servos on {bus.port} have different firmware ({held}) and may move differently: "
+            "bring all to one version with Feetech's FD program, or set allow_mixed_firmware."
+        )
+
+
+def _damaged(bus: ServoBus) -> int:
+    """How many replies so far were no whole packets."""
+    return bus.counters["bad_checksum"] + bus.counters["garbage_bytes"]
+
+
+def _names(servo_ids: Sequence[int]) -> str:
+    return ", ".join(map(servo_name, servo_ids))
 
 
 def check_calibration(bus: ServoBus, calibration: Calibration) -> None:
@@ -91,12 +141,13 @@ def check_calibration(bus: ServoBus, calibration: Calibration) -> None:
     """
     for servo_id, name in zip(SERVO_IDS, JOINT_NAMES, strict=True):
         joint = calibration.joints[name]
+        block = bus.read_block(servo_id, _EEPROM_ADDRESS, _EEPROM_SIZE)
         for register, wanted in (
             (reg.HOMING_OFFSET, joint.homing_offset),
             (reg.MIN_POSITION, joint.range_min),
             (reg.MAX_POSITION, joint.range_max),
         ):
-            held = bus.read(servo_id, register)
+            held = block.value(register, _EEPROM_ADDRESS)
             if held != wanted:
                 raise UserError(
                     f"{servo_name(servo_id)} holds {register.name} {held} but the calibration "
@@ -109,12 +160,17 @@ def differences(bus: ServoBus) -> list[Difference]:
     """Return every setting that is not as it should be."""
     found = []
     for servo_id in SERVO_IDS:
+        eeprom = bus.read_block(servo_id, _EEPROM_ADDRESS, _EEPROM_SIZE)
         wanted = list(SETTINGS)
         if servo_id == SERVO_IDS[GRIPPER]:
             wanted += GRIPPER_SETTINGS
-        wanted.append((reg.PHASE, bus.read(servo_id, reg.PHASE) & ~_PHASE_ANGLE_FEEDBACK))
+        phase = eeprom.value(reg.PHASE, _EEPROM_ADDRESS)
+        wanted.append((reg.PHASE, phase & ~_PHASE_ANGLE_FEEDBACK))
         for register, value in wanted:
-            held = bus.read(servo_id, register)
+            if register.memory is Memory.EEPROM:
+                held = eeprom.value(register, _EEPROM_ADDRESS)
+            else:
+                held = bus.read(servo_id, register)
             if held != value:
                 found.append(Difference(servo_id, register, held, value))
     return found
@@ -123,14 +179,28 @@ def differences(bus: ServoBus) -> list[Difference]:
 def apply(bus: ServoBus, wanted: Iterable[Difference]) -> None:
     """Write settings and read each one back; only what differs, for the EEPROM's sake."""
     wanted = list(wanted)
-    for servo_id in {difference.servo_id for difference in wanted}:
+    for servo_id in sorted({difference.servo_id for difference in wanted}):
         mine = [difference for difference in wanted if difference.servo_id == servo_id]
-        unlock = any(difference.register.memory is Memory.EEPROM for difference in mine)
-        if unlock:
-            bus.write(servo_id, reg.LOCK, 0)
-        for difference in mine:
-            bus.write(servo_id, difference.register, difference.wanted)
-        if unlock:
+        eeprom = any(difference.register.memory is Memory.EEPROM for difference in mine)
+        with _unlocked(bus, servo_id) if eeprom else contextlib.nullcontext():
+            for difference in mine:
+                bus.write(servo_id, difference.register, difference.wanted)
+
+
+@contextlib.contextmanager
+def _unlocked(bus: ServoBus, servo_id: int) -> Iterator[None]:
+    """Let a servo keep what is written to its EEPROM."""
+    bus.write(servo_id, reg.LOCK, 0)
+    try:
+        yield
+    finally:
+        bus.write(servo_id, reg.LOCK, 1)
+
+
+def lock(bus: ServoBus) -> None:
+    """Lock the EEPROM of servos that another program has left open."""
+    for servo_id in SERVO_IDS:
+        if bus.read(servo_id, reg.LOCK) != 1:
             bus.write(servo_id, reg.LOCK, 1)
 
 
@@ -142,20 +212,29 @@ def read_states(bus: ServoBus) -> tuple[ServoState, ...]:
     )
 
 
-def read_torque_limits(bus: ServoBus) -> tuple[int, ...]:
-    """Return each servo's own largest torque, 0..1000: what its limit is after power-on."""
-    return tuple(bus.read(servo_id, reg.MAX_TORQUE) for servo_id in SERVO_IDS)
-
-
-def read_overload(bus: ServoBus) -> tuple[OverloadRegisters, ...]:
-    """Return what each servo's own protection is set to; the factory's where it is switched off."""
-    address = reg.PROTECTION_TIME.address
+def read_ratings(bus: ServoBus) -> tuple[ServoRatings, ...]:
+    """Read what each servo allows itself; the factory's values where a protection is off."""
     found = []
     for servo_id in SERVO_IDS:
-        block = bus.read_block(servo_id, address, 2)
-        percent = block.value(reg.OVERLOAD_TORQUE, address) or reg.OVERLOAD_TORQUE.default
-        time = block.value(reg.PROTECTION_TIME, address) or reg.PROTECTION_TIME.default
-        found.append(OverloadRegisters(percent / 100, time * reg.PROTECTION_TIME_S))
+        block = bus.read_block(servo_id, _EEPROM_ADDRESS, _EEPROM_SIZE)
+
+        def held(register: Register, block: Reading = block) -> int:
+            return block.value(register, _EEPROM_ADDRESS) or register.default
+
+        found.append(
+            ServoRatings(
+                full_limit=block.value(reg.MAX_TORQUE, _EEPROM_ADDRESS),
+                overload=OverloadRegisters(
+                    held(reg.OVERLOAD_TORQUE) / 100,
+                    held(reg.PROTECTION_TIME) * reg.PROTECTION_TIME_S,
+                ),
+                health=Ratings(
+                    float(held(reg.MAX_TEMPERATURE)),
+                    held(reg.MIN_VOLTAGE) * reg.VOLTAGE_V,
+                    held(reg.MAX_VOLTAGE) * reg.VOLTAGE_V,
+                ),
+            )
+        )
     return tuple(found)
 
 

@@ -1,19 +1,20 @@
 """The servo bus on a serial port: every reply matched by id, nothing stale, no busy waiting.
 
-Replies of a sync read are sorted by id and a silent servo costs one deadline, not the whole cycle;
-the error byte of each reply is kept. pyserial opens and configures the port; waiting for bytes is
-one ``select`` per burst.
+Replies of a sync read are sorted by id; a servo that falls silent costs a few milliseconds and is
+then asked apart (roster.py). The error byte of each reply is kept. pyserial opens and configures
+the port; waiting for bytes is one ``select`` per burst.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import select
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import serial
@@ -21,13 +22,18 @@ import serial
 from so101_driver import protocol
 from so101_driver.errors import UserError
 from so101_driver.joints import SERVO_IDS
-from so101_driver.protocol import StatusParser
+from so101_driver.protocol import ServoError, StatusParser
 from so101_driver.readings import Reading
 from so101_driver.registers import Register
+from so101_driver.roster import Roster
 
 BAUD_RATE = 1_000_000
 SYNC_DEADLINE_S = 0.006
 """Six replies take 1.4 ms on the wire and 3 ms with USB in between; 10 ms is the cycle."""
+REPLY_GAP_S = 0.004
+"""Once servos answer, the next one follows within this: USB hands bytes over every millisecond."""
+REPLY_GRACE_S = 0.001
+"""After the reply of the servo asked last, nobody else's is expected."""
 UNICAST_DEADLINE_S = 0.02
 UNICAST_ATTEMPTS = 5
 """Single servos are asked while the arm is set up, when the machine may be busy starting."""
@@ -50,9 +56,10 @@ class ServoBus:
         baud_rate: Ignored by pseudo-terminals.
 
     Attributes:
-        counters: How often each kind of error happened: ``no_reply``, ``bad_checksum``,
-            ``garbage_bytes``, ``unexpected_reply``, ``late_bytes``, ``retry``, ``verify_failed``,
-            ``servo_error``, ``send_blocked``.
+        counters: How often each kind of error happened: ``no_reply`` (and ``no_reply_servo_<id>``),
+            ``bad_checksum``, ``garbage_bytes``, ``unexpected_reply``, ``late_bytes``, ``retry``,
+            ``verify_failed``, ``send_blocked``, ``reopened``, ``servo_error``, and every error bit
+            of every reply by servo (``servo_<id>_overload``).
 
     Raises:
         UserError: The port is missing, busy or forbidden.
@@ -64,8 +71,10 @@ class ServoBus:
         self.port = port
         self.ids = tuple(ids)
         self.counters: Counter[str] = Counter()
+        self._baud_rate = baud_rate
+        self._roster = Roster(self.ids)
         self._lock = threading.Lock()
-        self._serial = _open(port, baud_rate)
+        self._serial = open_port(port, baud_rate)
         self._fd = self._serial.fileno()
 
     def __enter__(self) -> ServoBus:
@@ -82,7 +91,35 @@ class ServoBus:
     def close(self) -> None:
         """Close the port; the servos keep doing what they were told last."""
         with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        # The number of a closed descriptor may be another file's soon.
+        self._fd = -1
+        with contextlib.suppress(OSError):
             self._serial.close()
+
+    def reopen(self) -> None:
+        """Open the port anew after it was lost; UserError while that is not possible."""
+        with self._lock:
+            self._close()
+            self._serial = open_port(self.port, self._baud_rate)
+            self._fd = self._serial.fileno()
+            self._roster = Roster(self.ids)
+            self.counters["reopened"] += 1
+
+    def replaced(self) -> bool:
+        """Return whether the port's path leads nowhere, or to another device than the open one."""
+        with self._lock:
+            try:
+                there, ours = os.stat(self.port), os.fstat(self._fd)
+            except OSError:
+                return True
+        return (there.st_rdev, there.st_dev, there.st_ino) != (
+            ours.st_rdev,
+            ours.st_dev,
+            ours.st_ino,
+        )
 
     def ping(self, servo_id: int) -> bool:
         """Return whether a servo answers."""
@@ -117,9 +154,12 @@ class ServoBus:
         self, address: int, size: int, deadline_s: float = SYNC_DEADLINE_S
     ) -> dict[int, Reading]:
         """Read the same bytes of all servos; whoever does not answer in time is missing."""
-        return self._transact(
-            protocol.sync_read(self.ids, address, size), self.ids, size, deadline_s
-        )
+        with self._lock:
+            asked = self._roster.asked()
+        replies = self._transact(protocol.sync_read(asked, address, size), asked, size, deadline_s)
+        with self._lock:
+            self._roster.heard(asked, [servo_id for servo_id in asked if servo_id not in replies])
+        return replies
 
     def sync_write(self, register: Register, values: Mapping[int, int]) -> None:
         """Write one register of several servos in one packet, which nobody acknowledges."""
@@ -151,9 +191,9 @@ class ServoBus:
                 self.counters["late_bytes"] += len(data)
 
     def _transact(
-        self, packet: bytes, ids: Iterable[int], size: int, deadline_s: float
+        self, packet: bytes, ids: Sequence[int], size: int, deadline_s: float
     ) -> dict[int, Reading]:
-        """Send a packet and collect one reply of ``size`` bytes from each of ``ids``."""
+        """Send a packet and collect one reply of ``size`` bytes from each of ``ids``, in order."""
         waiting = set(ids)
         replies: dict[int, Reading] = {}
         parser = StatusParser(max_parameters=size)
@@ -174,9 +214,15 @@ class ServoBus:
                     replies[reply.servo_id] = Reading(
                         reply.servo_id, reply.parameters, reply.error, sent_ns
                     )
-                    self._count("servo_error", bool(reply.error))
+                    if reply.error:
+                        self._count_error(reply.servo_id, reply.error)
+                if replies:
+                    wait_s = REPLY_GAP_S if ids[-1] in waiting else REPLY_GRACE_S
+                    end_s = min(end_s, time.monotonic() + wait_s)
             parser.reset()
-            self._count("no_reply", len(waiting))
+            for servo_id in waiting:
+                self.counters["no_reply"] += 1
+                self.counters[f"no_reply_servo_{servo_id}"] += 1
             self._count("bad_checksum", parser.bad_checksums)
             self._count("garbage_bytes", parser.garbage_bytes)
         return replies
@@ -184,6 +230,12 @@ class ServoBus:
     def _count(self, name: str, increment: int) -> None:
         if increment:
             self.counters[name] += increment
+
+    def _count_error(self, servo_id: int, error: ServoError) -> None:
+        self.counters["servo_error"] += 1
+        for bit in ServoError:
+            if bit in error:
+                self.counters[f"servo_{servo_id}_{bit.name.lower()}"] += 1
 
     def _send(self, packet: bytes) -> None:
         try:
@@ -222,7 +274,8 @@ class ServoBus:
         return PortLostError(f"the port {self.port} is gone{detail}: check the USB cable and power")
 
 
-def _open(port: str, baud_rate: int) -> serial.Serial:
+def open_port(port: str, baud_rate: int) -> serial.Serial:
+    """Open a port for this process alone; UserError if it is missing, busy or forbidden."""
     try:
         return serial.Serial(port, baud_rate, timeout=0, write_timeout=0, exclusive=True)
     except serial.SerialException as error:

@@ -16,7 +16,8 @@ import numpy as np
 from so101_driver import driver_reasons as reasons
 from so101_driver import registers as reg
 from so101_driver.calibration import Calibration
-from so101_driver.driver_reasons import Reason
+from so101_driver.command_gate import CommandGate
+from so101_driver.driver_reasons import Reason, ReasonCode
 from so101_driver.driver_types import (
     Array,
     Command,
@@ -25,24 +26,23 @@ from so101_driver.driver_types import (
     DriverSnapshot,
     DriverState,
     JointSample,
-    Refusal,
     StartAction,
     TorquePhase,
     Write,
 )
-from so101_driver.estop_latch import EstopLatch, SafetyPhase
+from so101_driver.estop_latch import SafetyPhase
+from so101_driver.goal_rate import GoalRate
 from so101_driver.joints import ARM, GRIPPER, JOINT_NAMES, SERVO_IDS
 from so101_driver.overload_guard import OverloadGuard, OverloadRegisters
 from so101_driver.readings import Reading, ServoState
+from so101_driver.servo_health import Ratings, ServoHealth
 from so101_driver.silence_watch import SilenceWatch
 from so101_driver.torque_ramp import TorqueRamp
 
-_PERIOD_S = 0.01
-"""Nominal time between commands."""
-_CREDIT_S = 0.03
-"""How much late commands may catch up at once, as seconds of motion at full speed."""
-_SPEED_HEADROOM = 1.05
-"""So that a trajectory at exactly the speed limit is not cut by jitter and rounding."""
+_REGAINED_GOAL_RAD = 0.1
+"""How far goals may be from the last ones written when a lost port is back: the last writes before
+it was lost may not have arrived."""
+_LOST_SUPPLY_EXPLAINS = (ReasonCode.SERVO_SILENT, ReasonCode.BUS_SILENT)
 _TORQUE_REASONS = {
     TorquePhase.OFF: reasons.TORQUE_OFF,
     TorquePhase.RISING: reasons.TORQUE_RISING,
@@ -65,20 +65,19 @@ class DriverCore:
         self.fault: Reason | None = None
         self._config = config
         self._calibration = calibration
-        self._estop = EstopLatch(config.estop_acknowledge_s)
+        self._gate = CommandGate(config)
+        self._rate = GoalRate(config.max_speed_rad_s)
         self._guard = OverloadGuard(config.guard, self.counters)
+        self._health = ServoHealth(config.health, self.counters)
         self._ramp: TorqueRamp | None = None
         self._full_limits = (0,) * len(SERVO_IDS)
         self._enabled = [False] * len(SERVO_IDS)
         self._limits = (0,) * len(SERVO_IDS)
         self._goal_rad: Array = np.full(len(SERVO_IDS), np.nan)
         self._goal_ticks: Sequence[int] | None = None
-        self._credit_s = np.zeros(len(SERVO_IDS))
         self._goal_written_ns: int | None = None
-        self._last_stamp_ns: int | None = None
-        self._fresh_command_ns: int | None = None
-        self._several_sources = False
-        self._needs_resync = False
+        self._port_lost: Reason | None = None
+        self._accelerations: dict[int, int] = {}
         self._silence = SilenceWatch(config.max_bad_cycles, config.bus_silence_s)
 
     # Starting.
@@ -89,6 +88,7 @@ class DriverCore:
         full_limits: Sequence[int],
         now_ns: int,
         overload: Sequence[OverloadRegisters] = (OverloadRegisters(),) * len(SERVO_IDS),
+        ratings: Sequence[Ratings] = (Ratings(),) * len(SERVO_IDS),
     ) -> StartAction:
         """Decide what to do with the arm as found; clears a fault.
 
@@ -96,14 +96,19 @@ class DriverCore:
             states: In the order of SERVO_IDS.
             full_limits: Each servo's torque limit in normal use, 0..1000.
             now_ns: Steady time.
-            overload: Each servo's own protection.
+            overload: Each servo's own protection against pressing.
+            ratings: Its protection against heat and a wrong supply.
         """
-        self.fault = None
+        self.fault = self._port_lost = None
         self._ramp = None
         self._full_limits = tuple(full_limits)
         self._guard.start(self._full_limits, overload, now_ns)
+        self._health.start(ratings)
         self._silence.start(now_ns)
-        self._needs_resync = False
+        self._gate.start()
+        self._accelerations = {
+            servo_id: state.acceleration for servo_id, state in zip(SERVO_IDS, states, strict=True)
+        }
         self._take_states(dict(zip(SERVO_IDS, states, strict=True)))
         enabled = [state.torque_enabled for state in states]
         if not any(enabled):
@@ -115,16 +120,21 @@ class DriverCore:
             limp = [i for i, on in zip(SERVO_IDS, enabled, strict=True) if not on]
             self.set_fault(reasons.power_cycled(limp))
             return StartAction.FAULT
-        present = self._calibration.ticks_to_rad([state.present_ticks for state in states])
-        apart = np.abs(present - self._goal_rad)[ARM]
-        worst = int(np.argmax(apart))
-        if apart[worst] > self._config.adopt_rad:
-            self.set_fault(reasons.far_from_goal(JOINT_NAMES[worst], math.degrees(apart[worst])))
+        if self._far_from_goal(states):
             return StartAction.FAULT
         if self._limits != self._full_limits:
             # It was left in the middle of a ramp, or by a program with other limits.
             self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
         return StartAction.ADOPT
+
+    def _far_from_goal(self, states: Sequence[ServoState]) -> bool:
+        present = self._calibration.ticks_to_rad([state.present_ticks for state in states])
+        apart = np.abs(present - self._goal_rad)[ARM]
+        worst = int(np.argmax(apart))
+        if apart[worst] <= self._config.adopt_rad:
+            return False
+        self.set_fault(reasons.far_from_goal(JOINT_NAMES[worst], math.degrees(apart[worst])))
+        return True
 
     def torque_given(self, goal_ticks: Sequence[int], now_ns: int) -> None:
         """Take over an arm that was switched on at these goals with torque limit 0."""
@@ -136,10 +146,50 @@ class DriverCore:
         self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
 
     def set_fault(self, reason: Reason) -> None:
-        """Latch a fault: the arm holds until ``start``; the first one is kept."""
-        if self.fault is None:
-            self.fault = reason
-            self.counters["faults"] += 1
+        """Latch a fault: the arm holds until ``start``; the first one is kept.
+
+        Except that servos found without torque explain why they were silent before.
+        """
+        known = self.fault
+        if known is not None and not (
+            reason.code is ReasonCode.POWER_CYCLED and known.code in _LOST_SUPPLY_EXPLAINS
+        ):
+            return
+        self.fault = reason
+        self.counters["faults"] += known is None
+
+    # The port.
+
+    def lose_port(self, reason: Reason) -> None:
+        """Hold because the port is gone: the servos cannot be told anything."""
+        if self._port_lost is None:
+            self.counters["port_losses"] += 1
+        self._port_lost = reason
+
+    def regain_port(self, states: Sequence[ServoState], now_ns: int) -> None:
+        """Take the arm back through a port that was lost, as its servos are now.
+
+        An arm that stands as it was left goes on holding; anything else is a fault.
+        """
+        self._port_lost = None
+        self._silence.start(now_ns)
+        self._gate.demand_resync()
+        goals = [state.goal_ticks for state in states]
+        self._note_limp(dict(zip(SERVO_IDS, states, strict=True)))
+        self._take_states(dict(zip(SERVO_IDS, states, strict=True)))
+        if self.torque is TorquePhase.OFF:
+            return
+        apart = np.abs(self._calibration.ticks_to_rad(goals) - self._goal_rad)
+        worst = int(np.argmax(apart))
+        # Written so that an unknown goal (NaN) counts as another one.
+        if not apart[worst] <= _REGAINED_GOAL_RAD:
+            self.set_fault(reasons.other_goal(JOINT_NAMES[worst], math.degrees(apart[worst])))
+        self._take_goal(goals)
+        self._far_from_goal(states)
+        if self.torque is TorquePhase.FALLING:
+            self.release(self._config.release_s, now_ns)
+        elif self._limits != self._full_limits:
+            self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
 
     # Commands.
 
@@ -154,7 +204,15 @@ class DriverCore:
             now_ns: Steady time.
             sources: How many publishers the topic has.
         """
-        refusal = self._refusal(command, ros_now_ns, now_ns, sources)
+        refusal = self._gate.refusal(
+            command,
+            ros_now_ns,
+            now_ns,
+            sources,
+            fault=self.fault is not None or self._port_lost is not None,
+            torque=self.torque,
+            goal_rad=self._goal_rad,
+        )
         if refusal is not None:
             self.counters[refusal.value] += 1
             return CommandResult(refusal=refusal)
@@ -162,86 +220,34 @@ class DriverCore:
         bounded = np.clip(wanted, *self._bounds())
         if not np.array_equal(bounded, wanted):
             self.counters["position_clamped"] += 1
-        reachable = self._limit_rate(bounded, now_ns)
+        written_ns = self._goal_written_ns
+        paused = written_ns is None or self._goals_silent(now_ns)
+        elapsed_s = None if paused else (now_ns - written_ns) * 1e-9
+        reachable = self._rate.step(self._goal_rad, bounded, elapsed_s)
+        if reachable is not bounded:
+            self.counters["rate_limited"] += 1
         ticks = self._calibration.rad_to_ticks(reachable).tolist()
         self._goal_rad = reachable
         self._goal_ticks = ticks
         self._goal_written_ns = now_ns
         return CommandResult(Write(reg.GOAL_POSITION, dict(zip(SERVO_IDS, ticks, strict=True))))
 
-    def _refusal(
-        self, command: Command, ros_now_ns: int, now_ns: int, sources: int
-    ) -> Refusal | None:
-        """Return why a command must not be carried out, and remember what it means for holding."""
-        if command.names != JOINT_NAMES or len(command.position_rad) != len(JOINT_NAMES):
-            return Refusal.JOINTS
-        if not all(map(math.isfinite, (*command.position_rad, *command.velocity_rad_s))):
-            return Refusal.NON_FINITE
-        age_s = (ros_now_ns - command.stamp_ns) * 1e-9
-        if age_s > self._config.command_max_age_s:
-            return Refusal.STALE
-        if age_s < -self._config.command_max_future_s:
-            return Refusal.FUTURE
-        silent = self._silent(self._fresh_command_ns, now_ns)
-        # After a silence order starts anew, else a clock set back would lock the arm for good.
-        last_ns = None if silent else self._last_stamp_ns
-        if last_ns is not None and command.stamp_ns <= last_ns:
-            return Refusal.ORDER
-        self._last_stamp_ns = command.stamp_ns
-        frozen = self._estop.frozen(now_ns, silent)
-        self._fresh_command_ns = now_ns
-        self._several_sources = sources > 1
-        if self._several_sources:
-            self._needs_resync = True
-            return Refusal.MULTIPLE_SOURCES
-        if self.fault is not None:
-            return Refusal.FAULT
-        if frozen:
-            self._needs_resync = True
-            return Refusal.ESTOP
-        if self.torque is not TorquePhase.ON:
-            return Refusal.TORQUE
-        distance = float(np.max(np.abs(np.array(command.position_rad) - self._goal_rad)))
-        # Written so that an unknown goal (NaN) counts as far away.
-        if not distance <= self._config.desync_rad:
-            self._needs_resync = True
-        elif distance <= self._config.resync_rad:
-            self._needs_resync = False
-        return Refusal.DESYNC if self._needs_resync else None
-
     def _bounds(self) -> tuple[Array, Array]:
         """Position limits, wider where the arm started outside: from there it may only return."""
         low, high = self._config.position_limits_rad.T
         return np.minimum(low, self._goal_rad), np.maximum(high, self._goal_rad)
 
-    def _limit_rate(self, wanted: Array, now_ns: int) -> Array:
-        """Move from the last goal towards ``wanted`` by what the time since then allows."""
-        speed = self._config.max_speed_rad_s * _SPEED_HEADROOM
-        written_ns = self._goal_written_ns
-        if written_ns is None or self._silent(written_ns, now_ns):
-            self._credit_s[:] = _PERIOD_S
-        else:
-            self._credit_s += (now_ns - written_ns) * 1e-9
-            np.minimum(self._credit_s, _CREDIT_S, out=self._credit_s)
-        step = wanted - self._goal_rad
-        largest = speed * self._credit_s
-        if (np.abs(step) > largest).any():
-            self.counters["rate_limited"] += 1
-            step = np.clip(step, -largest, largest)
-        self._credit_s -= np.abs(step) / speed
-        return self._goal_rad + step
-
     # Events.
 
     def estop(self, now_ns: int) -> None:
         """Take a pressed emergency stop."""
-        if not self._estop.pressed:
+        if not self._gate.estop.pressed:
             self.counters["estops"] += 1
-        self._estop.press(now_ns)
+        self._gate.estop.press(now_ns)
 
     def safety(self, phase: SafetyPhase) -> None:
         """Take the safety layer's state."""
-        self._estop.safety(phase)
+        self._gate.estop.safety(phase)
 
     def release(self, duration_s: float, now_ns: int) -> None:
         """Begin to let the arm down by lowering its torque limits."""
@@ -266,36 +272,50 @@ class DriverCore:
             if servo_id in readings:
                 position[index] = readings[servo_id].value(reg.PRESENT_POSITION, address)
                 velocity[index] = readings[servo_id].value(reg.PRESENT_VELOCITY, address)
-        self._watch_load(readings, now_ns)
+        self._watch_servos(readings, now_ns)
         return JointSample(
             min(reading.stamp_ns for reading in readings.values()),
             self._calibration.ticks_to_rad(position),
             self._calibration.tick_rate_to_rad_s(velocity),
         )
 
-    def _watch_load(self, readings: Mapping[int, Reading], now_ns: int) -> None:
-        """Pass on the duties, which only the longer reads bring."""
-        if self.torque is not TorquePhase.ON or self._ramp or self._goal_ticks is None:
-            return
+    def _watch_servos(self, readings: Mapping[int, Reading], now_ns: int) -> None:
+        """Pass on duty, temperature and voltage, which only the longer reads bring."""
         address = reg.PRESENT_POSITION.address
-        for joint, (servo_id, goal) in enumerate(zip(SERVO_IDS, self._goal_ticks, strict=True)):
+        goals = self._goal_ticks
+        pressing = self.torque is TorquePhase.ON and self._ramp is None and goals is not None
+        for joint, servo_id in enumerate(SERVO_IDS):
             reading = readings.get(servo_id)
-            if reading is not None and len(reading.data) >= reg.DIAGNOSTICS_SIZE:
+            if reading is None or len(reading.data) < reg.DIAGNOSTICS_SIZE:
+                continue
+            self._health.observe(
+                joint,
+                float(reading.value(reg.PRESENT_TEMPERATURE, address)),
+                reading.value(reg.PRESENT_VOLTAGE, address) * reg.VOLTAGE_V,
+                now_ns,
+            )
+            if pressing:
                 duty = reading.value(reg.PRESENT_LOAD, address) * reg.DUTY
                 present = reading.value(reg.PRESENT_POSITION, address)
-                self._guard.observe(joint, duty, present, goal, now_ns)
+                self._guard.observe(joint, duty, present, goals[joint], now_ns)
+        strain = self._health.exhausted(now_ns)
+        if strain is not None and self.torque is not TorquePhase.OFF:
+            self.set_fault(reasons.exhausted(strain))
 
-    def check_states(self, states: Mapping[int, ServoState]) -> tuple[Write, ...]:
+    def check_states(
+        self, states: Mapping[int, ServoState], now_ns: int | None = None
+    ) -> tuple[Write, ...]:
         """Compare what the servos do with what they should do; returns corrections.
 
         A servo whose supply failed comes back limp and with its power-on registers: the next goal
-        would switch it on with full torque, wherever it has fallen.
+        would switch it on with full torque, wherever it has fallen. With ``now_ns``, goals that a
+        lost packet left behind are taken as they are, once none have been written for a while.
         """
+        self._note_limp(states)
         self._take_states(states)
         if self.torque is not TorquePhase.OFF:
-            limp = [servo_id for servo_id, state in states.items() if not state.torque_enabled]
-            if limp:
-                self.set_fault(reasons.power_cycled(limp))
+            if now_ns is not None and self._goals_silent(now_ns):
+                self._take_goals_as_read(states)
             return ()
         # Switching off is not acknowledged on the bus, so it is repeated until it is seen.
         still_on = [servo_id for servo_id, state in states.items() if state.torque_enabled]
@@ -305,6 +325,33 @@ class DriverCore:
         wanted = dict(zip(SERVO_IDS, self._full_limits, strict=True))
         wrong = {i: wanted[i] for i, state in states.items() if state.torque_limit != wanted[i]}
         return (Write(reg.TORQUE_LIMIT, wrong),) if wrong else ()
+
+    def _note_limp(self, states: Mapping[int, ServoState]) -> None:
+        """A servo without torque, or with the power-on acceleration, has lost its supply."""
+        if self.torque is TorquePhase.OFF:
+            return
+        fallen = [
+            servo_id
+            for servo_id, state in states.items()
+            if not state.torque_enabled
+            or self._accelerations.get(servo_id, state.acceleration) != state.acceleration
+        ]
+        if fallen:
+            self.counters["power_cycled"] += self.fault is None
+            self.set_fault(reasons.power_cycled(fallen))
+
+    def _take_goals_as_read(self, states: Mapping[int, ServoState]) -> None:
+        known = self._goal_ticks
+        if known is None or self.fault is not None:
+            return
+        goals = [
+            states[servo_id].goal_ticks if servo_id in states else goal
+            for servo_id, goal in zip(SERVO_IDS, known, strict=True)
+        ]
+        if goals != list(known):
+            self.counters["goals_corrected"] += 1
+            self._gate.demand_resync()
+            self._take_goal(goals)
 
     def tick(self, now_ns: int) -> tuple[Write, ...]:
         """Advance torque limits; call it once per cycle."""
@@ -324,7 +371,7 @@ class DriverCore:
         return tuple(writes)
 
     def _guarded_limits(self, now_ns: int) -> tuple[Write, ...]:
-        limits = self._guard.limits(now_ns)
+        limits = self._guard.limits(now_ns, self._health.torque_shares())
         changed = {
             servo_id: limit
             for servo_id, limit, held in zip(SERVO_IDS, limits, self._limits, strict=True)
@@ -335,7 +382,7 @@ class DriverCore:
 
     def commands_stopped(self, now_ns: int) -> bool:
         """Return whether no acceptable command has come for ``command_timeout_s``."""
-        return self._silent(self._fresh_command_ns, now_ns)
+        return self._gate.silent(now_ns)
 
     def limp(self) -> bool:
         """Return whether torque is off in every servo, as read from them."""
@@ -356,6 +403,7 @@ class DriverCore:
             reading_age_s=self._silence.ages_s(now_ns),
             torque_limit=np.array(self._limits) * reg.DUTY,
             limited=self._limited_joints(),
+            strains=self._health.strains(),
         )
 
     def _limited_joints(self) -> tuple[tuple[str, float], ...]:
@@ -363,23 +411,32 @@ class DriverCore:
         return tuple((JOINT_NAMES[joint], share) for joint, share in limited if joint != GRIPPER)
 
     def _state(self, now_ns: int) -> tuple[DriverState, Reason]:
+        if self._port_lost is not None:
+            return DriverState.FAULT, self._port_lost
         if self.fault is not None:
             return DriverState.FAULT, self.fault
         if self.torque is not TorquePhase.ON:
             return DriverState.HOLDING, _TORQUE_REASONS[self.torque]
-        silent = self._silent(self._fresh_command_ns, now_ns)
-        if self._estop.frozen(now_ns, silent):
+        if self._gate.frozen(now_ns):
             return DriverState.HOLDING, reasons.ESTOP
-        if not self._silent(self._goal_written_ns, now_ns):
-            limited = self._limited_joints()
-            return DriverState.ACTIVE, (
-                reasons.torque_limited(limited) if limited else reasons.FOLLOWING
-            )
-        if self._several_sources and not silent:
+        if not self._goals_silent(now_ns):
+            return DriverState.ACTIVE, self._weakness()
+        if self._gate.silent(now_ns):
+            return DriverState.HOLDING, reasons.NO_COMMANDS
+        if self._gate.several_sources:
             return DriverState.HOLDING, reasons.MULTIPLE_SOURCES
-        return DriverState.HOLDING, reasons.DESYNC if self._needs_resync else reasons.NO_COMMANDS
+        return DriverState.HOLDING, reasons.DESYNC if self._gate.desync else reasons.NO_COMMANDS
 
-    def _silent(self, since_ns: int | None, now_ns: int) -> bool:
+    def _weakness(self) -> Reason:
+        """Why the arm follows with less than its full force, if so."""
+        strains = self._health.strains()
+        if strains:
+            return reasons.strained(strains)
+        limited = self._limited_joints()
+        return reasons.torque_limited(limited) if limited else reasons.FOLLOWING
+
+    def _goals_silent(self, now_ns: int) -> bool:
+        since_ns = self._goal_written_ns
         return since_ns is None or now_ns - since_ns > self._config.command_timeout_s * 1e9
 
     def _take_goal(self, ticks: Sequence[int]) -> None:

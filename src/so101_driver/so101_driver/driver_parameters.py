@@ -30,6 +30,11 @@ PARAMETERS = NodeParameters(
         ),
         Parameter("limits_profile", REQUIRED("cautious"), "Which profile of the limits file."),
         Parameter(
+            "allow_mixed_firmware",
+            False,
+            "Accept servos with different firmware, which may move differently.",
+        ),
+        Parameter(
             "command_max_age_s",
             0.1,
             "Commands whose stamp is older are refused.",

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from so101_driver.readings import servo_name
+from so101_driver.servo_health import Strain, Trouble
 
 
 class ReasonCode(Enum):
@@ -25,6 +26,9 @@ class ReasonCode(Enum):
     NO_COMMANDS = "NO_COMMANDS"
     # Following, with less force.
     TORQUE_LIMITED = "TORQUE_LIMITED"
+    # Following, perhaps with less force; faults when they last.
+    SERVO_HOT = "SERVO_HOT"
+    SUPPLY_VOLTAGE = "SUPPLY_VOLTAGE"
     # Faults.
     SERVO_SILENT = "SERVO_SILENT"
     BUS_SILENT = "BUS_SILENT"
@@ -99,6 +103,20 @@ def power_cycled(servo_ids: Sequence[int]) -> Reason:
     )
 
 
+def other_goal(joint_name: str, degrees: float) -> Reason:
+    """The arm behind a port that came back holds elsewhere than the one that was lost."""
+    return Reason(
+        ReasonCode.AT_START,
+        f"the port is back, but the goal of {joint_name} is {degrees:.0f}° away from the last one "
+        "written: if it is the same arm, call driver/set_torque to take it over as it stands",
+    )
+
+
+def port_lost(sentence: str) -> Reason:
+    """The port is gone, or nobody behind it can be taken over yet."""
+    return Reason(ReasonCode.PORT_LOST, sentence)
+
+
 def far_from_goal(joint_name: str, degrees: float) -> Reason:
     """A standing arm hangs too far from its goals to be taken over."""
     return Reason(
@@ -124,6 +142,40 @@ def torque_limited(shares: Sequence[tuple[str, float]]) -> Reason:
         ReasonCode.TORQUE_LIMITED,
         f"{limited} to spare the servo: free it or lead it back, and its torque rises again",
     )
+
+
+def strained(strains: Sequence[Strain]) -> Reason:
+    """Servos that are hot, or whose supply is too low or too high."""
+    return Reason(_strain_code(strains[0]), "; ".join(map(strain_sentence, strains)))
+
+
+def strain_sentence(strain: Strain) -> str:
+    """Say what a servo suffers from, without a full stop."""
+    left = "" if strain.torque_share == 1.0 else f", torque limited to {strain.torque_share:.0%}"
+    if strain.trouble is Trouble.HOT:
+        return (
+            f"{strain.joint} is at {strain.value:.0f} °C and lets go at {strain.limit:.0f} °C"
+            f"{left}: let it rest"
+        )
+    side = "low" if strain.trouble is Trouble.LOW_VOLTAGE else "high"
+    return (
+        f"{strain.joint}'s supply is {side} ({strain.value:.1f} V, its limit {strain.limit:.1f} V)"
+        f"{left}: check the power supply"
+    )
+
+
+def exhausted(strain: Strain) -> Reason:
+    """A servo has been at its limit for too long: the arm stops moving before it lets go."""
+    return Reason(
+        _strain_code(strain),
+        f"{strain_sentence(strain)}; the arm holds: support it or let it down (driver/release), "
+        "and call driver/set_torque when that is over",
+    )
+
+
+def _strain_code(strain: Strain) -> ReasonCode:
+    hot = strain.trouble is Trouble.HOT
+    return ReasonCode.SERVO_HOT if hot else ReasonCode.SUPPLY_VOLTAGE
 
 
 def _names(servo_ids: Sequence[int]) -> str:

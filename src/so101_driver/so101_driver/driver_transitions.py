@@ -66,7 +66,16 @@ DRIVER_TRANSITIONS = (
         "a servo has pressed longer than it stands",
         f"{_FOLLOWS}, with less torque in that servo",
     ),
-    DriverTransition((ACTIVE,), ACTIVE, (Code.NONE,), "that servo has rested", _FOLLOWS),
+    DriverTransition(
+        (ACTIVE, HOLDING),
+        ACTIVE,
+        (Code.SERVO_HOT, Code.SUPPLY_VOLTAGE),
+        "a servo comes within 10 °C of its Max_Temperature, or within 0.3 V of its voltage limits",
+        f"{_FOLLOWS}; from 6 °C on, or with a low voltage, with less torque in that servo",
+    ),
+    DriverTransition(
+        (ACTIVE,), ACTIVE, (Code.NONE,), "that servo has rested, or its supply is good", _FOLLOWS
+    ),
     DriverTransition(
         (ACTIVE, HOLDING), HOLDING, (Code.NO_COMMANDS,), "commands stop, or did not begin", _HOLDS
     ),
@@ -121,8 +130,52 @@ DRIVER_TRANSITIONS = (
     DriverTransition(
         (ACTIVE, HOLDING),
         FAULT,
-        (Code.PORT_LOST, Code.INTERNAL),
-        "the port is gone, or the servo loop fails; the node ends",
+        (Code.SERVO_HOT, Code.SUPPLY_VOLTAGE),
+        "a servo stays within 2 °C of its Max_Temperature for 10 s, or outside its voltage limits "
+        "for 2 s",
+        _HOLDS,
+    ),
+    DriverTransition(
+        (FAULT,),
+        FAULT,
+        (Code.POWER_CYCLED,),
+        "servos that had fallen silent come back without torque",
+        "holds with the other servos",
+    ),
+    DriverTransition(
+        (ACTIVE, HOLDING, FAULT),
+        FAULT,
+        (Code.PORT_LOST,),
+        "the port is gone (the cable is unplugged)",
+        "holds its last goal; the driver tries to open the port twice a second",
+    ),
+    DriverTransition(
+        (FAULT,),
+        HOLDING,
+        (Code.NO_COMMANDS, Code.TORQUE_OFF, Code.TORQUE_RAMP),
+        "the port is back, and the arm stands (or is limp) as it was left",
+        "goes on holding, or with the torque's rise or fall that was cut short",
+    ),
+    DriverTransition(
+        (FAULT,),
+        FAULT,
+        (
+            Code.AT_START,
+            Code.POWER_CYCLED,
+            Code.SETUP_FAILED,
+            Code.SERVO_SILENT,
+            Code.BUS_SILENT,
+            Code.SERVO_HOT,
+            Code.SUPPLY_VOLTAGE,
+        ),
+        "the port is back, but the arm is not as it was left, or there was a fault before",
+        "is left as it is",
+    ),
+    DriverTransition(
+        (ACTIVE, HOLDING),
+        FAULT,
+        (Code.INTERNAL,),
+        "the servo loop fails; the node ends",
         _HOLDS,
     ),
 )

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from so101_driver.driver_reasons import Reason
 from so101_driver.overload_guard import GuardConfig
 from so101_driver.registers import Register
+from so101_driver.servo_health import HealthConfig, Strain
 
 Array = NDArray[np.float64]
 
@@ -79,6 +80,7 @@ class DriverConfig:
         release_s: Time in which ``driver/release`` lets the arm down.
         estop_acknowledge_s: Time that safety has to react to an estop before the driver freezes.
         guard: How far torque limits are lowered on servos that press too long.
+        health: When heat and a wrong supply are acted upon.
     """
 
     position_limits_rad: Array
@@ -95,6 +97,7 @@ class DriverConfig:
     release_s: float = 3.0
     estop_acknowledge_s: float = 0.3
     guard: GuardConfig = field(default_factory=GuardConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,7 @@ class DriverSnapshot:
         torque_limit: 0..1.
         limited: Joints of the arm (name, share of full torque) whose limit is lowered because they
             pressed too long. A gripper that grips is left out: its limit falls in every grasp.
+        strains: Servos that are hot, or whose supply is too low or too high.
     """
 
     state: DriverState
@@ -167,3 +171,4 @@ class DriverSnapshot:
     reading_age_s: Array
     torque_limit: Array
     limited: tuple[tuple[str, float], ...] = ()
+    strains: tuple[Strain, ...] = ()

@@ -106,6 +106,7 @@ class OverloadGuard:
         self._counters = counters
         self._config = config
         self._servos: list[_Servo] = []
+        self._shares: Sequence[float] = ()
         self._advanced_ns = 0
 
     @property
@@ -114,7 +115,7 @@ class OverloadGuard:
         return {
             index: servo.limit
             for index, servo in enumerate(self._servos)
-            if servo.limit < servo.full - 1e-6
+            if servo.limit < servo.full * self._shares[index] - 1e-6
         }
 
     def start(
@@ -125,6 +126,7 @@ class OverloadGuard:
             _Servo(full / 1000, own, full / 1000)
             for full, own in zip(full_limits, registers, strict=True)
         ]
+        self._shares = (1.0,) * len(self._servos)
         self._advanced_ns = now_ns
 
     def observe(
@@ -159,13 +161,18 @@ class OverloadGuard:
         if servo.heat < HEAT_OFF and not saturated:
             servo.limiting = servo.yielded = False
 
-    def limits(self, now_ns: int) -> tuple[int, ...]:
-        """Move the limits on to this time and return them, 0..1000."""
+    def limits(self, now_ns: int, shares: Sequence[float] | None = None) -> tuple[int, ...]:
+        """Move the limits on to this time and return them, 0..1000.
+
+        ``shares`` of full torque are not exceeded, whatever a servo's load: it may be hot.
+        """
         elapsed_s = min((now_ns - self._advanced_ns) * 1e-9, LONGEST_GAP_S)
         self._advanced_ns = now_ns
+        if shares is not None:
+            self._shares = shares
         lower, rise = self._config.lower_per_s * elapsed_s, self._config.raise_per_s * elapsed_s
         for joint, servo in enumerate(self._servos):
-            target = self._target(joint, servo)
+            target = min(self._target(joint, servo), self._shares[joint] * servo.full)
             if target < servo.limit:
                 servo.limit = max(target, servo.limit - lower)
             else:

@@ -44,12 +44,15 @@ class ServoState:
         goal_ticks: Where.
         torque_limit: With how much of its torque, 0..1000.
         present_ticks: Where it is.
+        acceleration: Its acceleration register, which only set-up writes. One that has changed
+            tells of a lost supply, even where a goal has switched the servo on again.
     """
 
     torque_enabled: bool
     goal_ticks: int
     torque_limit: int
     present_ticks: int
+    acceleration: int = 0
 
     @classmethod
     def from_reading(cls, reading: Reading) -> ServoState:
@@ -59,6 +62,7 @@ class ServoState:
             goal_ticks=reading.value(reg.GOAL_POSITION, STATE_ADDRESS),
             torque_limit=reading.value(reg.TORQUE_LIMIT, STATE_ADDRESS),
             present_ticks=reading.value(reg.PRESENT_POSITION, STATE_ADDRESS),
+            acceleration=reading.value(reg.ACCELERATION, STATE_ADDRESS),
         )
 
 

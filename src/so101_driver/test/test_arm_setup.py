@@ -65,7 +65,8 @@ def test_settings_are_written_once_and_survive_a_power_failure(bus, calibrated_s
     assert memory(calibrated_servos, 1, reg.PHASE) == 0x0C
     assert memory(calibrated_servos, 6, reg.MAX_TORQUE) == 500
     assert memory(calibrated_servos, 5, reg.MAX_TORQUE) == 1000
-    assert arm_setup.read_torque_limits(bus) == (1000, 1000, 1000, 1000, 1000, 500)
+    full = [rating.full_limit for rating in arm_setup.read_ratings(bus)]
+    assert full == [1000, 1000, 1000, 1000, 1000, 500]
     calibrated_servos.power_cycle(1)
     assert memory(calibrated_servos, 1, reg.P_GAIN) == 16
     left = {difference.register for difference in arm_setup.differences(bus)}

@@ -16,23 +16,29 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
 from std_srvs.srv import SetBool, Trigger
 
-from so101_driver import registers as reg
 from so101_driver.arm_driver import Answer, ArmDriver
 from so101_driver.bus import BusError, ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
 from so101_driver.driver_parameters import PARAMETERS
-from so101_driver.driver_reasons import NOT_ACTIVE, NOT_CONFIGURED, Reason, torque_limited
-from so101_driver.driver_types import Command, DriverConfig, DriverState, JointSample
+from so101_driver.driver_reasons import NOT_ACTIVE, NOT_CONFIGURED, Reason
+from so101_driver.driver_types import (
+    Command,
+    DriverConfig,
+    DriverSnapshot,
+    DriverState,
+    JointSample,
+)
 from so101_driver.errors import UserError
 from so101_driver.estop_latch import SafetyPhase
-from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
+from so101_driver.joints import JOINT_NAMES, data_path
+from so101_driver.nodes.driver_messages import STATES, Servos, diagnose, idle_status, status_message
 from so101_driver.nodes.node_base import NodeBase, best_effort, latched, reliable, run_node
 from so101_driver.nodes.polled import PolledSubscription
 from so101_driver.overload_guard import GuardConfig
-from so101_driver.readings import Reading
+from so101_driver.protocol import ServoError
 from so101_driver.safety.limits import effective_limits
-from wallx_msgs.msg import DriverStatus, NamedCount, SafetyStatus
+from wallx_msgs.msg import DriverStatus, SafetyStatus
 
 _GIL_INTERVAL_S = 0.0005
 _STATUS_EVERY = 10
@@ -40,11 +46,6 @@ _REQUEST_TIMEOUT_S = 5.0
 _ENDING_TIMEOUT_S = 15.0
 """Less than the 20 s after which launch and the runner kill."""
 
-_STATES = {
-    DriverState.ACTIVE: DriverStatus.STATE_ACTIVE,
-    DriverState.HOLDING: DriverStatus.STATE_HOLDING,
-    DriverState.FAULT: DriverStatus.STATE_FAULT,
-}
 _PHASES = {
     SafetyStatus.STATE_DISARMED: SafetyPhase.DISARMED,
     SafetyStatus.STATE_HOLD: SafetyPhase.HOLD,
@@ -68,6 +69,7 @@ class DriverNode(NodeBase):
         self._ending = False
         self._cycles = 0
         self._last_state: tuple[int, Reason] | None = None
+        self._errors: dict[int, ServoError] = {}
         self._safety_phase: SafetyPhase | None = None
         self._deaf_topics: set[str] = set()
         self._joint_states = self.create_publisher(JointState, "joint_states", reliable())
@@ -110,7 +112,14 @@ class DriverNode(NodeBase):
         self._wait_for_port()
         self._bus = ServoBus(self.p.port)
         core = DriverCore(self._config, self._calibration)
-        arm = ArmDriver(self._bus, core, self._calibration, self._on_cycle, self._on_lost)
+        arm = ArmDriver(
+            self._bus,
+            core,
+            self._calibration,
+            self._on_cycle,
+            self._on_failure,
+            self.p.allow_mixed_firmware,
+        )
         try:
             action = arm.start()
         except (UserError, BusError) as error:
@@ -175,21 +184,39 @@ class DriverNode(NodeBase):
         self._cycles += 1
         if arm is None:
             return
-        snapshot = arm.snapshot()
-        state = (_STATES[snapshot.state], snapshot.reason)
-        if state != self._last_state or self._cycles % _STATUS_EVERY == 0:
-            if state[0] == DriverStatus.STATE_FAULT and state != self._last_state:
-                self.get_logger().error(f"FAULT: {snapshot.reason.sentence}")
-            self._last_state = state
-            self._publish_status(arm)
-
-    def _on_lost(self, sentence: str) -> None:
-        if self._ending:
+        if self._ending and arm.port_lost:
             # The simulator ends last; a port that goes with it is no failure.
             self.finish()
+        snapshot = arm.snapshot()
+        state = (STATES[snapshot.state], snapshot.reason)
+        if state == self._last_state and self._cycles % _STATUS_EVERY:
             return
+        if self._last_state is None or state[0] != self._last_state[0] or self._is_new(state[1]):
+            self._log(snapshot)
+        self._last_state = state
+        self._errors = arm.take_errors()
+        self._status.publish(
+            status_message(
+                snapshot, self._servos(arm), arm.counters(), self.get_clock().now().to_msg()
+            )
+        )
+
+    def _is_new(self, reason: Reason) -> bool:
+        return self._last_state is None or reason.code is not self._last_state[1].code
+
+    def _log(self, snapshot: DriverSnapshot) -> None:
+        """Tell of faults and of their ends."""
+        if snapshot.state is DriverState.FAULT:
+            self.get_logger().error(f"FAULT: {snapshot.reason.sentence}")
+        elif self._last_state is not None and self._last_state[0] == DriverStatus.STATE_FAULT:
+            self.get_logger().info(f"fault over: {snapshot.reason.sentence or 'following'}")
+
+    def _on_failure(self, sentence: str) -> None:
         print(f"{self.get_fully_qualified_name()}: {sentence}.", file=sys.stderr, flush=True)
         self.finish(1)
+
+    def _servos(self, arm: ArmDriver) -> Servos:
+        return Servos(dict(arm.details), self._errors)
 
     def _publish_joint_states(self, sample: JointSample) -> None:
         age_ns = time.monotonic_ns() - sample.stamp_ns
@@ -199,40 +226,8 @@ class DriverNode(NodeBase):
         message.velocity = sample.velocity_rad_s.tolist()
         self._joint_states.publish(message)
 
-    def _publish_status(self, arm: ArmDriver) -> None:
-        snapshot = arm.snapshot()
-        details = [arm.details.get(servo_id) for servo_id in SERVO_IDS]
-        message = DriverStatus(
-            state=_STATES[snapshot.state],
-            reason=snapshot.reason.sentence,
-            reason_code=snapshot.reason.code.value,
-            joint_names=list(JOINT_NAMES),
-            torque_enabled=list(snapshot.torque_enabled),
-            goal_position=snapshot.goal_rad.tolist(),
-            reading_age_s=snapshot.reading_age_s.tolist(),
-            error_bits=[0 if detail is None else int(detail.error) for detail in details],
-            load=_scaled(details, reg.PRESENT_LOAD, reg.DUTY),
-            temperature_c=_scaled(details, reg.PRESENT_TEMPERATURE, 1.0),
-            voltage_v=_scaled(details, reg.PRESENT_VOLTAGE, reg.VOLTAGE_V),
-            current_a=_scaled(details, reg.PRESENT_CURRENT, reg.CURRENT_A),
-            torque_limit=snapshot.torque_limit.tolist(),
-            counters=[
-                NamedCount(name=name, count=int(count))
-                for name, count in sorted(arm.counters().items())
-            ],
-        )
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._status.publish(message)
-
     def _publish_idle_status(self, state: int, reason: Reason) -> None:
-        message = DriverStatus(
-            state=state,
-            reason=reason.sentence,
-            reason_code=reason.code.value,
-            joint_names=list(JOINT_NAMES),
-        )
-        message.header.stamp = self.get_clock().now().to_msg()
-        self._status.publish(message)
+        self._status.publish(idle_status(state, reason, self.get_clock().now().to_msg()))
 
     # Callbacks.
 
@@ -297,39 +292,16 @@ class DriverNode(NodeBase):
         arm = self._arm
         if arm is None:
             return DiagnosticStatus.OK, "inactive", {}
-        snapshot = arm.snapshot()
-        values: dict[str, Any] = dict(arm.counters())
-        faulty = []
-        for name, servo_id in zip(JOINT_NAMES, SERVO_IDS, strict=True):
-            reading = arm.details.get(servo_id)
-            if reading is None:
-                continue
-            temperature = reading.value(reg.PRESENT_TEMPERATURE, reg.DIAGNOSTICS_ADDRESS)
-            voltage = reading.value(reg.PRESENT_VOLTAGE, reg.DIAGNOSTICS_ADDRESS) * reg.VOLTAGE_V
-            errors = reading.error.name or "no errors"
-            limit = snapshot.torque_limit[SERVO_IDS.index(servo_id)]
-            values[name] = f"{temperature} °C, {voltage:.1f} V, {errors}, torque limit {limit:.0%}"
-            if reading.error:
-                faulty.append(f"{name} reports {reading.error.name}")
+        level, message, values = diagnose(
+            arm.snapshot(),
+            self._servos(arm),
+            arm.counters(),
+            arm.cycle_times.quantiles_s(0.5, 0.99),
+        )
         if self._deaf_topics:
             topics = ", ".join(sorted(self._deaf_topics))
             return DiagnosticStatus.ERROR, f"a publisher of {topics} cannot be heard", values
-        if snapshot.state is DriverState.FAULT:
-            return DiagnosticStatus.ERROR, snapshot.reason.sentence, values
-        if snapshot.limited:
-            faulty.append(torque_limited(snapshot.limited).sentence)
-        if faulty:
-            return DiagnosticStatus.WARN, "; ".join(faulty), values
-        return DiagnosticStatus.OK, snapshot.reason.sentence or snapshot.state.value, values
-
-
-def _scaled(details: list[Reading | None], register: reg.Register, unit: float) -> list[float]:
-    return [
-        float("nan")
-        if detail is None
-        else float(detail.value(register, reg.DIAGNOSTICS_ADDRESS) * unit)
-        for detail in details
-    ]
+        return level, message, values
 
 
 def _respond(response: Any, answer: Answer) -> Any:
