@@ -68,6 +68,20 @@ def test_simulation_is_the_default() -> None:
     assert a.calibration == str(data_path("sim_calibration.json"))
 
 
+def test_teleoperation_starts_no_policy_unless_one_is_named() -> None:
+    leader = {"teleop": "true", "leader_port": "/dev/ttyACM1", "leader_calibration": "/l.json"}
+    assert resolve(leader).backend == "none"
+    assert resolve({**leader, "backend": "expert"}).backend == "expert"
+    assert resolve({"teleop": "false"}).backend == "expert"
+
+
+def test_cameras_are_paths_or_devices(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    a = resolve({"face_camera": "/dev/v4l/by-id/usb-Cam-index0", "wrist_camera": "my clip.mp4"})
+    assert a.face_camera == "/dev/v4l/by-id/usb-Cam-index0"
+    assert a.wrist_camera == str(tmp_path / "my clip.mp4")
+
+
 def test_a_real_arm_starts_in_shadow_mode_and_unarmed() -> None:
     a = resolve({"sim": "false", "calibration": "/arm.json"})
     assert (a.backend, a.mode, a.arm, a.limits_profile) == (
@@ -98,6 +112,23 @@ def test_a_real_arm_starts_in_shadow_mode_and_unarmed() -> None:
         ({"sim": "false"}, "'calibration' is missing"),
         ({"sim": "false", "calibration": "/a", "arm": "auto"}, "cannot be auto with sim:=false"),
         ({"sim": "false", "calibration": "/a", "use_sim_time": "true"}, "'use_sim_time' cannot"),
+        ({"teleop": "true"}, "needs leader_port and leader_calibration"),
+        (
+            {"teleop": "true", "leader_port": "/dev/ttyACM1"},
+            "teleop:=true needs leader_calibration",
+        ),
+        ({"leader_port": "/dev/ttyACM1"}, "'leader_port' is given but nothing uses it"),
+        (
+            {
+                **{"sim": "false", "calibration": "/a", "port": "/dev/arm", "teleop": "true"},
+                **{"leader_port": "/dev/arm", "leader_calibration": "/l"},
+            },
+            "'port' and 'leader_port' are both /dev/arm",
+        ),
+        (
+            {"face_camera": "/dev/video0", "wrist_camera": "/dev/video0"},
+            "both /dev/video0: one camera cannot be opened twice",
+        ),
     ],
 )
 def test_what_cannot_be_meant_is_refused_in_one_sentence(given, sentence: str) -> None:

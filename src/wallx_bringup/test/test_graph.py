@@ -33,10 +33,25 @@ def real(graph, tmp_path: Path):
 
 
 def parameter_specs() -> dict[str, NodeParameters]:
-    modules = [f"so101_driver.{name}_parameters" for name in ("sim", "driver", "safety")]
+    modules = [f"so101_driver.{name}_parameters" for name in ("sim", "driver", "safety", "teleop")]
     modules += [f"wallx_policy.{name}_parameters" for name in ("policy", "trace", "recorder")]
     specs = [importlib.import_module(module).PARAMETERS for module in modules]
-    return {spec.node: spec for spec in specs}
+    camera = importlib.import_module("so101_driver.camera_parameters").PARAMETERS
+    return {**{spec.node: spec for spec in specs}, "face_camera": camera, "wrist_camera": camera}
+
+
+@pytest.fixture
+def optional(tmp_path: Path) -> dict[str, str]:
+    """Arguments of the nodes that are started only when they are asked for."""
+    (tmp_path / "leader.json").write_text("{}")
+    (tmp_path / "wrist.mp4").touch()
+    return {
+        "face_camera": "/dev/video7",
+        "wrist_camera": str(tmp_path / "wrist.mp4"),
+        "teleop": "true",
+        "leader_port": "/dev/ttyACM1",
+        "leader_calibration": str(tmp_path / "leader.json"),
+    }
 
 
 def test_the_simulated_graph_has_these_processes_in_this_order(graph, tmp_path) -> None:
@@ -67,10 +82,12 @@ def test_driver_and_safety_share_their_limits(graph) -> None:
 
 @pytest.mark.parametrize("simulated", [True, False])
 def test_every_parameter_exists_in_its_node_with_that_type_and_none_is_missing(
-    graph, real, tmp_path, simulated: bool
+    graph, real, tmp_path, optional, simulated: bool
 ) -> None:
     build = graph if simulated else real
-    for name, node in build(record=str(tmp_path / "bag")).items():
+    nodes = build(record=str(tmp_path / "bag"), backend="hold", **optional)
+    assert {"face_camera", "wrist_camera", "teleop", "policy"} <= set(nodes)
+    for name, node in nodes.items():
         spec = parameter_specs()[name]
         known = {p.name: p for p in (*COMMON, *spec.parameters)}
         given = dict(node.parameters)
@@ -98,6 +115,51 @@ def test_camera_topics_are_remapped_with_the_names_below_them(graph, tmp_path) -
             ("camera/face_view/image_raw", "/cam0/image"),
             ("camera/face_view/image_raw/compressed", "/cam0/image/compressed"),
         )
+
+
+def test_cameras_are_started_for_the_views_that_were_given(real, optional) -> None:
+    assert not {"face_camera", "wrist_camera"} & set(real())
+    nodes = real(face_camera="/dev/video7")
+    assert "wrist_camera" not in nodes
+    camera = nodes["face_camera"]
+    assert (camera.package, camera.executable) == ("so101_driver", "camera_node")
+    given = dict(camera.parameters)
+    assert (given["device"], given["view"]) == ("/dev/video7", "face_view")
+    assert camera.remappings == ()
+    nodes = real(**optional)
+    given = dict(nodes["wrist_camera"].parameters)
+    assert (given["device"], given["view"]) == (optional["wrist_camera"], "wrist_view")
+    assert not stops_graph(camera.on_death, -9), "without pictures the policy waits, the arm holds"
+
+
+def test_a_camera_publishes_where_policy_and_recorder_listen(real) -> None:
+    nodes = real(face_camera="/dev/video7", face_topic="/left/face/image")
+    assert set(nodes["face_camera"].remappings) <= set(nodes["policy"].remappings)
+    assert ("camera/face_view/image_raw", "/left/face/image") in nodes["face_camera"].remappings
+
+
+def test_in_simulation_a_camera_replaces_the_simulated_view_and_no_other(graph, optional) -> None:
+    sim = graph(face_camera="/dev/video7")["sim"]
+    assert ("camera/face_view/image_raw", "sim/camera/face_view/image_raw") in sim.remappings
+    assert len(sim.remappings) == 3
+    assert all("face_view" in source for source, _ in sim.remappings)
+    assert "cameras" not in dict(sim.parameters)
+    both = graph(**optional)["sim"]
+    assert dict(both.parameters)["cameras"] is False
+    assert graph()["sim"].remappings == ()
+
+
+def test_teleoperation_replaces_the_policy_unless_one_is_named(real, optional, tmp_path) -> None:
+    nodes = real(**optional)
+    assert "policy" not in nodes
+    given = dict(nodes["teleop"].parameters)
+    assert given["port"] == "/dev/ttyACM1"
+    assert given["calibration"] == optional["leader_calibration"]
+    assert given["follower_calibration"] == dict(nodes["driver"].parameters)["calibration"]
+    assert nodes["teleop"].executable == "teleop_node"
+    assert {"policy", "teleop"} <= set(real(**optional, backend="hold"))
+    assert "policy" not in real(backend="none")
+    assert "teleop" not in real()
 
 
 def test_what_the_user_set_in_the_environment_stays(graph) -> None:
@@ -129,7 +191,11 @@ def test_geometry_is_on_unless_it_is_switched_off(graph, tmp_path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["calibration", "checkpoint", "limits_file", "geometry", "params_file"]
+    "name",
+    [
+        *("calibration", "checkpoint", "limits_file", "geometry", "params_file"),
+        *("face_camera", "wrist_camera"),
+    ],
 )
 def test_a_missing_file_is_named_with_its_argument(graph, name: str) -> None:
     with pytest.raises(UserError, match=f"'{name}': /no/such/file cannot be read"):

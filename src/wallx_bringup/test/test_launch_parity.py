@@ -33,6 +33,7 @@ EXECUTABLES = (
     *(("so101_driver", name) for name in ("sim_node", "driver_node", "safety_node")),
     *(("wallx_policy", name) for name in ("policy_node", "trace_node", "recorder_node")),
 )
+OPTIONAL = tuple(("so101_driver", name) for name in ("camera_node", "teleop_node"))
 # Reports, waits until all have (the end of the first would interrupt the others), ends. If one of
 # them is to refuse, it ends with status 1, and the others wait to be interrupted.
 REPORTER = f"""#!{sys.executable} -SE
@@ -65,7 +66,7 @@ def installation(tmp_path: Path, monkeypatch) -> Path:
     prefix = tmp_path / "prefix"
     index = prefix / "share" / "ament_index" / "resource_index" / "packages"
     index.mkdir(parents=True)
-    for package, executable in (*EXECUTABLES, ("wallx_bringup", "unused")):
+    for package, executable in (*EXECUTABLES, *OPTIONAL, ("wallx_bringup", "unused")):
         (index / package).touch()
         path = prefix / "lib" / package / executable
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -175,6 +176,19 @@ def test_both_runners_start_the_same_processes_for_a_real_arm(
     found = start_both(words, tmp_path, monkeypatch)
     assert found.keys() == {name for _, name in EXECUTABLES} - {"sim_node"}
     assert found["driver_node"]["environment"]["FASTDDS_BUILTIN_TRANSPORTS"] == "UDPv4"
+
+
+def test_both_runners_start_the_same_cameras_and_teleoperation(
+    installation: Path, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.setenv("COUNT", str(len(EXECUTABLES) + len(OPTIONAL) - 1))
+    (tmp_path / "a leader.json").touch()
+    words = ["face_camera:=/dev/video7", "teleop:=true", "leader_port:=/dev/my leader"]
+    words.append(f"leader_calibration:={tmp_path}/a leader.json")
+    found = start_both(words, tmp_path, monkeypatch)
+    assert found.keys() == {name for _, name in (*EXECUTABLES, *OPTIONAL)} - {"policy_node"}
+    assert found["camera_node"]["parameters"]["view"] == ("str", "face_view")
+    assert any("sim/camera/face_view" in name for name in found["sim_node"]["remappings"])
 
 
 def test_a_node_that_refuses_to_start_ends_everything_with_status_1(

@@ -23,6 +23,9 @@ EMPTY = "''"
 OFF = "off"
 """Instead of a geometry file: none."""
 
+NO_POLICY = "none"
+"""Instead of a backend: no policy is started."""
+
 
 @dataclass(frozen=True, slots=True)
 class Argument:
@@ -129,7 +132,8 @@ ARGUMENTS: tuple[Argument, ...] = (
         "backend",
         "expert",
         "wall_oss",
-        "Policy backend: wall_oss, expert, hold, sine, or one that another package brings.",
+        "Policy backend: wall_oss, expert, hold, sine, or one that another package brings; none "
+        "starts no policy, which is the default with teleop:=true.",
     ),
     Argument(
         "mode",
@@ -199,6 +203,35 @@ ARGUMENTS: tuple[Argument, ...] = (
         is_topic=True,
     ),
     Argument(
+        "face_camera",
+        "",
+        "",
+        "Camera that faces the arm: device (best a link below /dev/v4l/by-id), video file or "
+        "folder of pictures; empty starts none. In simulation it replaces the simulated view.",
+        is_path=True,
+    ),
+    Argument(
+        "wrist_camera",
+        "",
+        "",
+        "Camera on the wrist, like face_camera.",
+        is_path=True,
+    ),
+    Argument(
+        "teleop",
+        False,
+        False,
+        "Let a leader arm lead the arm; needs leader_port and leader_calibration.",
+    ),
+    Argument("leader_port", "", "", "Serial port of the leader arm."),
+    Argument(
+        "leader_calibration",
+        "",
+        "",
+        "LeRobot calibration file (JSON) of the leader arm.",
+        is_path=True,
+    ),
+    Argument(
         "on_exit",
         "hold",
         "hold",
@@ -255,6 +288,11 @@ class Arguments:
     use_sim_time: bool
     face_topic: str
     wrist_topic: str
+    face_camera: str
+    wrist_camera: str
+    teleop: bool
+    leader_port: str
+    leader_calibration: str
     on_exit: str
     limits_file: str
     limits_profile: str
@@ -279,6 +317,8 @@ def resolve(given: Mapping[str, str]) -> Arguments:
             )
     values: dict[str, Value] = {name: known[name].parse(text) for name, text in given.items()}
     sim = bool(values.get("sim", known["sim"].sim))
+    if values.get("teleop"):
+        values.setdefault("backend", NO_POLICY)
     for argument in ARGUMENTS:
         values.setdefault(argument.name, argument.sim if sim else argument.real)
     arguments = Arguments(**values, given=frozenset(given))  # type: ignore[arg-type]
@@ -316,6 +356,31 @@ def _check(a: Arguments) -> None:
     for name in ("face_topic", "wrist_topic"):
         if not getattr(a, name):
             raise UserError(f"argument '{name}' is empty: give the camera's image topic.")
+    if a.face_camera and a.face_camera == a.wrist_camera:
+        raise UserError(
+            f"arguments 'face_camera' and 'wrist_camera' are both {a.face_camera}: one camera "
+            "cannot be opened twice; `wallx find-cameras` shows which is which."
+        )
+    _check_teleop(a)
+
+
+def _check_teleop(a: Arguments) -> None:
+    leader = {"leader_port": a.leader_port, "leader_calibration": a.leader_calibration}
+    given = [name for name, value in leader.items() if value]
+    if a.teleop and len(given) < len(leader):
+        missing = " and ".join(name for name, value in leader.items() if not value)
+        raise UserError(
+            f"teleop:=true needs {missing}: the serial port of the leader arm, e.g. /dev/ttyACM1, "
+            "and its LeRobot file, e.g. ~/.cache/huggingface/lerobot/calibration/teleoperators/"
+            "so_leader/my_leader.json"
+        )
+    if given and not a.teleop:
+        raise UserError(f"argument '{given[0]}' is given but nothing uses it: add teleop:=true.")
+    if a.teleop and a.leader_port == a.port:
+        raise UserError(
+            f"arguments 'port' and 'leader_port' are both {a.port}: the leader has a port of its "
+            "own; `wallx find-port` shows which is which."
+        )
 
 
 def parse_words(words: Iterable[str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from so101_driver.errors import UserError
 
-from wallx_bringup.arguments import OFF, Arguments, Value
+from wallx_bringup.arguments import NO_POLICY, OFF, Arguments, Value
 from wallx_bringup.domain import PROFILE_VARIABLES
 from wallx_bringup.processes import OnDeath
 
@@ -25,7 +25,16 @@ PORT_WAIT_S = 30.0
 
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 _TRANSPORT_VARIABLE = "FASTDDS_BUILTIN_TRANSPORTS"
-_CAMERA_ARGUMENTS = (("face_view", "face_topic"), ("wrist_view", "wrist_topic"))
+_CAMERA_ARGUMENTS = (
+    ("face_view", "face_topic", "face_camera"),
+    ("wrist_view", "wrist_topic", "wrist_camera"),
+)
+"""View, argument that names its topic, argument that names its device; the last names the node."""
+_DEVICES = tuple(camera for _, _, camera in _CAMERA_ARGUMENTS)
+_FILES = (
+    *("calibration", "checkpoint", "limits_file", "geometry", "params_file"),
+    *("leader_calibration", *_DEVICES),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +124,13 @@ def build_graph(
                 "so101_driver",
                 "sim_node",
                 "sim",
-                (("port_link", port), ("calibration", a.calibration), ("seed", a.seed)),
+                (
+                    ("port_link", port),
+                    ("calibration", a.calibration),
+                    ("seed", a.seed),
+                    *_simulated_cameras(a),
+                ),
+                remappings=_replaced_views(a),
                 on_death=OnDeath.STOP,
             )
         )
@@ -148,24 +163,51 @@ def build_graph(
             ),
             remappings=estop,
         ),
-        node(
-            "wallx_policy",
-            "policy_node",
-            "policy",
-            (
-                ("backend", a.backend),
-                ("checkpoint", a.checkpoint),
-                ("device", a.device),
-                ("calibration", a.calibration),
-                ("instruction", a.instruction),
-                # Only the simulator tells where the cube is.
-                ("success_check", "red_cube_in_tray" if a.sim else ""),
-            ),
-            remappings=cameras,
-            nice=POLICY_NICE,
-        ),
-        node("wallx_policy", "trace_node", "trace", (), nice=POLICY_NICE),
     ]
+    for view, topic_argument, name in _CAMERA_ARGUMENTS:
+        if device := getattr(a, name):
+            nodes.append(
+                node(
+                    "so101_driver",
+                    "camera_node",
+                    name,
+                    (("device", device), ("view", view)),
+                    remappings=_view_remappings(view, getattr(a, topic_argument)),
+                )
+            )
+    if a.teleop:
+        nodes.append(
+            node(
+                "so101_driver",
+                "teleop_node",
+                "teleop",
+                (
+                    ("port", a.leader_port),
+                    ("calibration", a.leader_calibration),
+                    ("follower_calibration", a.calibration),
+                ),
+            )
+        )
+    if a.backend != NO_POLICY:
+        nodes.append(
+            node(
+                "wallx_policy",
+                "policy_node",
+                "policy",
+                (
+                    ("backend", a.backend),
+                    ("checkpoint", a.checkpoint),
+                    ("device", a.device),
+                    ("calibration", a.calibration),
+                    ("instruction", a.instruction),
+                    # Only the simulator tells where the cube is.
+                    ("success_check", "red_cube_in_tray" if a.sim else ""),
+                ),
+                remappings=cameras,
+                nice=POLICY_NICE,
+            )
+        )
+    nodes.append(node("wallx_policy", "trace_node", "trace", (), nice=POLICY_NICE))
     if a.record:
         bag = Path(a.record)
         nodes.append(
@@ -188,9 +230,11 @@ def build_graph(
 
 
 def _check_files(a: Arguments) -> None:
-    for name in ("calibration", "checkpoint", "limits_file", "geometry", "params_file"):
+    for name in _FILES:
         path = getattr(a, name)
-        if path and path != OFF and not os.access(path, os.R_OK):
+        # A device that is missing is the camera node's to refuse: it knows which ones there are.
+        exempt = path == OFF or (name in _DEVICES and path.startswith("/dev/"))
+        if path and not exempt and not os.access(path, os.R_OK):
             raise UserError(
                 f"argument '{name}': {path} cannot be read; check that it exists and is readable."
             )
@@ -202,13 +246,34 @@ def _check_files(a: Arguments) -> None:
 
 
 def _camera_remappings(a: Arguments) -> tuple[tuple[str, str], ...]:
-    remappings = []
-    for view, argument in _CAMERA_ARGUMENTS:
-        topic, default = getattr(a, argument), f"camera/{view}/image_raw"
-        if topic != default:
-            # A remapping covers one name only, not the names below it.
-            remappings += [(default, topic), (f"{default}/compressed", f"{topic}/compressed")]
-    return tuple(remappings)
+    remappings: tuple[tuple[str, str], ...] = ()
+    for view, argument, _ in _CAMERA_ARGUMENTS:
+        remappings += _view_remappings(view, getattr(a, argument))
+    return remappings
+
+
+def _view_remappings(view: str, topic: str) -> tuple[tuple[str, str], ...]:
+    default = f"camera/{view}/image_raw"
+    if topic == default:
+        return ()
+    # A remapping covers one name only, not the names below it.
+    return (default, topic), (f"{default}/compressed", f"{topic}/compressed")
+
+
+def _simulated_cameras(a: Arguments) -> tuple[tuple[str, Value], ...]:
+    """Nothing is rendered when every view comes from somewhere else."""
+    replaced = all(getattr(a, camera) for _, _, camera in _CAMERA_ARGUMENTS)
+    return (("cameras", False),) if replaced else ()
+
+
+def _replaced_views(a: Arguments) -> tuple[tuple[str, str], ...]:
+    """Put the simulator's picture of a view aside when a camera node publishes that view."""
+    return tuple(
+        (f"camera/{view}/{topic}", f"sim/camera/{view}/{topic}")
+        for view, _, camera in _CAMERA_ARGUMENTS
+        if getattr(a, camera)
+        for topic in ("image_raw", "image_raw/compressed", "camera_info")
+    )
 
 
 def _common_environment(environment: Mapping[str, str]) -> tuple[tuple[str, str], ...]:

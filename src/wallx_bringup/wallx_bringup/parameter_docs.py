@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 import textwrap
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -17,22 +18,29 @@ from so101_driver.parameter_spec import COMMON, NodeParameters, Parameter
 from wallx_bringup import state_diagram, state_docs
 from wallx_bringup.arguments import ARGUMENTS, EMPTY, Argument, Value, as_text
 
-_MODULES = (
-    ("so101_driver", "sim"),
-    ("so101_driver", "driver"),
-    ("so101_driver", "safety"),
-    ("wallx_policy", "policy"),
-    ("wallx_policy", "trace"),
-    ("wallx_policy", "recorder"),
+_NODES = (
+    ("so101_driver", "sim", "sim"),
+    ("so101_driver", "driver", "driver"),
+    ("so101_driver", "safety", "safety"),
+    ("so101_driver", "camera", "face_camera"),
+    ("so101_driver", "camera", "wrist_camera"),
+    ("so101_driver", "teleop", "teleop"),
+    ("wallx_policy", "policy", "policy"),
+    ("wallx_policy", "trace", "trace"),
+    ("wallx_policy", "recorder", "recorder"),
 )
+"""Package, program (``<program>_node``, parameters in ``<program>_parameters``) and node name."""
 _REGENERATE = "`make docs` writes this file from the nodes' parameter tables"
 
 
 def all_parameters() -> tuple[tuple[str, NodeParameters], ...]:
-    """Return package and parameters of every node, in the order in which the graph starts them."""
+    """Return program and parameters of every node, in the order in which the graph starts them."""
     return tuple(
-        (package, import_module(f"{package}.{node}_parameters").PARAMETERS)
-        for package, node in _MODULES
+        (
+            f"{package} {program}_node",
+            replace(import_module(f"{package}.{program}_parameters").PARAMETERS, node=node),
+        )
+        for package, program, node in _NODES
     )
 
 
@@ -69,7 +77,7 @@ def _parameter_file() -> str:
         "# the launch arguments give them, and win over this file for everything they set.",
         f"# {_REGENERATE}; a test fails when it is stale.",
     ]
-    for _package, spec in all_parameters():
+    for _program, spec in all_parameters():
         # `/**/` finds the node in any namespace; a bare node name would silently miss it there.
         lines += ["", f"/**/{spec.node}:", "  ros__parameters:"]
         for parameter in (*COMMON, *spec.parameters):
@@ -102,8 +110,8 @@ def _parameter_page() -> str:
         "",
         *_parameter_table(COMMON),
     ]
-    for package, spec in all_parameters():
-        lines += ["", f"## {spec.node} (`{package}`, `{spec.node}_node`)", ""]
+    for program, spec in all_parameters():
+        lines += ["", f"## {spec.node} (`{program}`)", ""]
         lines += _parameter_table(spec.parameters)
     return "\n".join(lines) + "\n"
 
