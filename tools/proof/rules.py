@@ -35,8 +35,8 @@ DEADMAN_S = 0.2
 ONE_POINT_S = 0.5
 LONGEST_PARKING_S = 12.0
 ANSWERED = frozenset(EventKind) - {EventKind.DEADMAN, EventKind.TORQUE_REFUSED}
-STILL_RAD = 1e-4
-"""A fifteenth of a servo's tick."""
+STILL_RAD = 1e-9
+"""Rounding."""
 
 
 class Rules:

@@ -123,7 +123,7 @@ class Shaper:
         rows = np.vstack((gradients[near] * stopping_s, gradients[near]))
         most = np.concatenate((STOPPING_SHARE * room[near], CLEARANCE_GAIN_PER_S * room[near]))
         # Joints give way in proportion to their own motion: none is moved that should rest.
-        weights = np.abs(wanted) + 1e-6
+        weights = np.abs(wanted)
         pushes = rows * weights
         lengths = np.maximum(np.square(rows) @ weights, 1e-12)
         bound = np.zeros(len(rows), dtype=bool)
