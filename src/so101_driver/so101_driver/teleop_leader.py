@@ -30,6 +30,9 @@ FLICKER_TICKS = 1.0
 MOST_JUMPS = 3
 """Consecutive impossible positions after which they are no single bad readings any more."""
 
+_SIZES = (2, 4)
+"""Bytes of position, and of position and velocity."""
+
 
 class LeaderReader:
     """Checks and reads an open leader.
@@ -60,6 +63,7 @@ class LeaderReader:
         self._last: LeaderSample | None = None
         self._jumped = ""
         self._jumps_in_a_row = 0
+        self._size = _SIZES[0]
         self._heard_ns: dict[int, int] = {}
         try:
             arm_setup.identify(bus)
@@ -74,12 +78,14 @@ class LeaderReader:
         Raises:
             PortLostError: The leader was unplugged.
         """
-        readings = self._bus.sync_read(reg.PRESENT_POSITION.address, reg.PRESENT_POSITION.size)
+        readings = self._bus.sync_read(reg.PRESENT_POSITION.address, self._size)
         for servo_id, reading in readings.items():
             self._heard_ns[servo_id] = reading.stamp_ns
             self.errors[servo_id] = reading.error
         if len(readings) < len(SERVO_IDS):
             self.incomplete += 1
+            # A reply that is only late has the wrong length for the next question.
+            self._size = _SIZES[self._size == _SIZES[0]]
             return None
         ticks = np.array(
             [

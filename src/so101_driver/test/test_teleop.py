@@ -26,6 +26,7 @@ from so101_driver.teleop_types import (
 
 PERIOD_S = 0.02
 POSE = np.array((0.2, -0.6, 0.7, 0.6, 0.1, 0.5))
+FAR = np.array((1.0, -0.8, 0.5, 1.2, -2.0, 0.9))
 ALL_REFUSE = (SafetyState.UNKNOWN, SafetyState.ESTOP, SafetyState.FAULT, SafetyState.PARKING)
 
 
@@ -89,12 +90,12 @@ def test_nothing_is_sent_before_engaging():
 
 @pytest.mark.parametrize("mode", [ClutchMode.OFFSET, ClutchMode.RELATIVE])
 def test_the_first_target_is_the_follower_whatever_the_distance(mode):
-    desk = Desk(mode, leader_rad=POSE + (1.0, -0.8, 0.5, 1.2, -2.0, 0.9)).follow()
+    desk = Desk(mode, leader_rad=POSE + FAR).follow()
     assert np.allclose(desk.targets[0], POSE, atol=1e-12)
 
 
 def test_targets_never_move_faster_than_the_fade_allows_while_the_leader_is_still():
-    desk = Desk(ClutchMode.OFFSET, leader_rad=POSE + (1.0, -0.8, 0.5, 1.2, -2.0, 0.9)).follow()
+    desk = Desk(ClutchMode.OFFSET, leader_rad=POSE + FAR).follow()
     desk.step(1000)
     targets = np.array(desk.targets)
     speeds = np.abs(np.diff(targets, axis=0)).max() / PERIOD_S
