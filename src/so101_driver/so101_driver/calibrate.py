@@ -141,7 +141,7 @@ def _calibrate(job: Job, path: Path) -> int:
         accept_unusual=options.accept_unusual_travel,
     )
     joints = walk.run()
-    job.console.print(result_table(joints, held))
+    job.console.print(result_table(joints))
     existing = "; the file there is kept as a copy" if path.exists() else ""
     if not _agreed(job, answers, f"Write this to the servos and to {path}{existing}?"):
         raise Cancelled
@@ -204,7 +204,9 @@ def _from_servos(job: Job, path: Path) -> int:
     if _same(path, joints):
         job.console.print("File and servos are equal: nothing to write.")
         return DONE
-    job.console.print(result_table(joints, held))
+    job.console.print(result_table(joints))
+    with contextlib.suppress(UserError):
+        job.console.print(file_table(_compare(Calibration.load(path).joints, held)))
     if path.exists() and not _agreed(
         job, job.answers(), f"Write this to {path}; the file there is kept as a copy?"
     ):
@@ -275,7 +277,7 @@ def _show(
     for sentence in explain(joints, path, twins, again(job.options)):
         console.print(sentence, style="green" if equal else "yellow")
     console.print(explain_convention("File", {joint.name: joint.file for joint in joints}))
-    if not equal:
+    if not equal and any(values != FACTORY for values in held.values()):
         console.print(explain_convention("Servos", servo_joints(held)))
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import select
-import sys
 import termios
 import time
 from collections.abc import Iterator
 from typing import Protocol
 
 from so101_driver.errors import UserError
+
+_STDIN = 0
 
 
 class Answers(Protocol):
@@ -108,11 +109,19 @@ class LineAnswers:
             if self._ended:
                 if self._buffer:
                     break
-                raise UserError(f"{self._source} ended before the last question was answered.")
-            ready, _, _ = select.select([self._descriptor], [], [], timeout_s)
-            if not ready:
-                return None
-            data = os.read(self._descriptor, 4096)
+                print(flush=True)
+                raise UserError(
+                    f"{self._source} ended before the last question was answered: file and servos "
+                    "are as they were."
+                )
+            try:
+                ready, _, _ = select.select([self._descriptor], [], [], timeout_s)
+                if not ready:
+                    return None
+                data = os.read(self._descriptor, 4096)
+            except OSError:
+                # Closed, or its terminal is gone.
+                data = b""
             self._ended = not data
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
@@ -122,9 +131,7 @@ class LineAnswers:
 def open_answers(script: str | None) -> LineAnswers:
     """Return the answers of a script file, or those that are typed or piped in."""
     if script is None or script == "-":
-        return LineAnswers(
-            sys.stdin.fileno(), "the terminal" if os.isatty(sys.stdin.fileno()) else "the input"
-        )
+        return LineAnswers(_STDIN, "the terminal" if os.isatty(_STDIN) else "the input")
     try:
         return LineAnswers(os.open(script, os.O_RDONLY), f"the script {script}")
     except OSError as error:

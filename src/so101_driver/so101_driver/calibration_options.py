@@ -150,7 +150,9 @@ def load(path: Path) -> Mapping[str, JointCalibration]:
 
 def again(options: argparse.Namespace, *more: str) -> str:
     """Return the present command without its mode."""
-    words = ["--kind", options.kind]
+    words = []
+    if options.kind != ArmKind.FOLLOWER:
+        words += ["--kind", options.kind]
     for option in ("port", "name", "file"):
         if (value := getattr(options, option)) is not None:
             words += [f"--{option}", str(value)]

@@ -19,7 +19,7 @@ from so101_driver.calibration_compare import (
     verdict,
 )
 from so101_driver.calibration_files import ArmKind
-from so101_driver.calibration_servos import ServoCalibration
+from so101_driver.calibration_servos import FACTORY, ServoCalibration
 from so101_driver.calibration_sweep import (
     FULL_TURN_JOINT,
     MID_TICK,
@@ -71,61 +71,62 @@ def sweep_table(sweep: Sweep, kind: ArmKind) -> Table:
     return table
 
 
-def result_table(
-    joints: Mapping[str, JointCalibration], held: Mapping[str, ServoCalibration]
-) -> Table:
-    """Return what is about to be written, beside what the servos hold."""
-    table = Table("joint", title="Calibration (in brackets: what the servo holds now)")
+def result_table(joints: Mapping[str, JointCalibration]) -> Table:
+    """Return what is about to be written."""
+    table = Table("joint", title="Calibration")
     for heading in ("homing offset", "range min", "range max", "travel"):
         table.add_column(heading, justify="right")
     for name in JOINT_NAMES:
-        joint, now = joints[name], held[name]
-        table.add_row(
-            name,
-            f"{joint.homing_offset} ({now.homing_offset})",
-            f"{joint.range_min} ({now.range_min})",
-            f"{joint.range_max} ({now.range_max})",
-            f"{joint.travel_ticks * DEGREE:.1f}°",
-        )
+        joint = joints[name]
+        numbers = (joint.homing_offset, joint.range_min, joint.range_max)
+        table.add_row(name, *map(str, numbers), f"{joint.travel_ticks * DEGREE:.1f}°")
     return table
 
 
 def file_table(joints: Sequence[JointComparison]) -> Table:
-    """Return file against servos, joint by joint."""
-    table = Table("joint", title="File ≠ servos, in ticks and degrees")
-    for heading in ("homing offset", "range min", "range max", "zero on the arm"):
+    """Return file against servos, joint by joint: each number that differs."""
+    table = Table("joint", "number", title="File against servos")
+    for heading in ("file", "servo", "ticks", "degrees"):
         table.add_column(heading, justify="right")
     for joint in joints:
+        if joint.equal:
+            table.add_row(joint.name, Text("equal", "green"))
+            continue
+        name = joint.name
         file, servo = joint.file, joint.servo
-        shift = joint.zero_shift_ticks
-        table.add_row(
-            joint.name,
-            _pair(file.homing_offset, servo.homing_offset),
-            _pair(file.range_min, servo.range_min),
-            _pair(file.range_max, servo.range_max),
-            Text("equal", "green")
-            if joint.equal
-            else Text(f"{shift:+g} ({shift * DEGREE:+.1f}°)", "red"),
-        )
+        for number, ours, theirs in (
+            ("homing offset", file.homing_offset, servo.homing_offset),
+            ("range min", file.range_min, servo.range_min),
+            ("range max", file.range_max, servo.range_max),
+        ):
+            if ours != theirs:
+                table.add_row(name, number, str(ours), str(theirs), *_apart(ours - theirs))
+                name = ""
+        if servo != FACTORY:
+            table.add_row(
+                "", "zero, on the arm", "", "", *_apart(joint.zero_shift_ticks), style="yellow"
+            )
     return table
 
 
 def urdf_table(joints: Sequence[JointComparison], kind: ArmKind) -> Table:
     """Return the file's ranges against the URDF's limits, joint by joint."""
-    table = Table("joint", title="File against the URDF: range from the middle, in degrees")
-    for heading in ("file", "URDF", "beyond it, low end", "beyond it, high end", "travel"):
+    table = Table("joint", title="File against URDF (range from its middle; + is beyond the URDF)")
+    for heading in ("file", "URDF", "low end", "high end", "travel"):
         table.add_column(heading, justify="right")
     for index, joint in enumerate(joints):
         finding = travel_finding(joint.name, joint.file.travel_ticks, kind)
         low, high = joint.range_deg
-        file = f"{low:.1f} .. {high:.1f}"
-        urdf = f"{joint.urdf_deg[0]:.1f} .. {joint.urdf_deg[1]:.1f}"
+        file = f"{low:.1f}..{high:.1f}°"
+        urdf = f"{joint.urdf_deg[0]:.1f}..{joint.urdf_deg[1]:.1f}°"
         ends = [f"{round(end / DEGREE):+d} ({end:+.1f}°)" for end in joint.beyond_urdf_deg]
         if index == GRIPPER:
             # Its angle is a share of the range, whatever that is: 0 is closed and 100 is open.
-            file, ends = f"{high - low:.1f} wide", ["", ""]
-            urdf = f"{joint.urdf_deg[1] - joint.urdf_deg[0]:.1f} wide"
+            file, ends = f"{high - low:.1f}° wide", ["", ""]
+            urdf = f"{joint.urdf_deg[1] - joint.urdf_deg[0]:.1f}° wide"
         word, style = ("usual", "green") if finding is Finding.GOOD else _FINDINGS[finding]
+        if joint.name == FULL_TURN_JOINT:
+            word = "not swept"
         table.add_row(joint.name, file, urdf, *ends, Text(word, style))
     return table
 
@@ -225,11 +226,9 @@ def _usual(name: str, kind: ArmKind) -> str:
     return f"{expected[0] * DEGREE:.0f}-{expected[1] * DEGREE:.0f}°"
 
 
-def _pair(file: int, servo: int) -> Text:
-    if file == servo:
-        return Text(str(file))
-    difference = file - servo
-    return Text(f"{file} ≠ {servo} ({difference:+d}, {difference * DEGREE:+.1f}°)", "red")
+def _apart(ticks: float) -> tuple[str, str]:
+    """Return a difference in ticks and in degrees."""
+    return f"{ticks:+g}", f"{ticks * DEGREE:+.1f}°"
 
 
 def _what_it_is(path: Path, twin: Path) -> str:
