@@ -47,6 +47,63 @@ def test_another_servo_model_is_named(bus, calibrated_servos):
         arm_setup.identify(bus)
 
 
+def test_mixed_firmware_is_refused_naming_the_servos_unless_allowed(bus, calibrated_servos):
+    calibrated_servos.servos[2].memory.put(reg.FIRMWARE_MINOR, 9)
+    with pytest.raises(UserError, match=r"3\.9 in servo 2 \(shoulder_lift\).*allow_mixed_firmware"):
+        arm_setup.identify(bus)
+    arm_setup.identify(bus, allow_mixed_firmware=True)
+
+
+def test_nothing_is_written_to_an_arm_that_is_set_up(bus, calibrated_servos):
+    arm_setup.apply(bus, arm_setup.differences(bus))
+    writes = []
+    for servo in calibrated_servos.servos.values():
+        servo.write = lambda *write: writes.append(write)
+    arm_setup.identify(bus)
+    arm_setup.check_calibration(bus, CALIBRATION)
+    arm_setup.apply(bus, arm_setup.differences(bus))
+    arm_setup.lock(bus)
+    assert writes == []
+
+
+def test_only_what_differs_is_written_and_the_lock_is_closed_again(bus, calibrated_servos):
+    arm_setup.apply(bus, arm_setup.differences(bus))
+    calibrated_servos.servos[3].memory.put(reg.P_GAIN, 20)
+    calibrated_servos.servos[4].memory.put(reg.ACCELERATION, 7)
+    writes = []
+    for servo in calibrated_servos.servos.values():
+
+        def logged(address, data, now_s, servo=servo, write=servo.write):
+            writes.append((servo.servo_id, address, bytes(data)))
+            return write(address, data, now_s)
+
+        servo.write = logged
+    arm_setup.apply(bus, arm_setup.differences(bus))
+    lock, gain = reg.LOCK.address, reg.P_GAIN.address
+    assert writes == [
+        (3, lock, b"\x00"),
+        (3, gain, b"\x10"),
+        (3, lock, b"\x01"),
+        (4, reg.ACCELERATION.address, b"\xfe"),
+    ]
+
+
+def test_an_eeprom_left_open_is_locked(bus, calibrated_servos):
+    calibrated_servos.servos[5].memory.put(reg.LOCK, 0)
+    arm_setup.lock(bus)
+    assert memory(calibrated_servos, 5, reg.LOCK) == 1
+
+
+def test_the_grippers_limits_against_burning_out(bus, calibrated_servos):
+    arm_setup.apply(bus, arm_setup.differences(bus))
+    assert memory(calibrated_servos, 6, reg.PROTECTION_CURRENT) * reg.CURRENT_A < 1.7
+    assert memory(calibrated_servos, 6, reg.OVERLOAD_TORQUE) == 25
+    ratings = arm_setup.read_ratings(bus)
+    assert [rating.full_limit for rating in ratings] == [1000] * 5 + [500]
+    assert ratings[5].overload.threshold == 0.25
+    assert ratings[0].health.max_temperature_c == 70.0
+
+
 @pytest.mark.parametrize("register", [reg.HOMING_OFFSET, reg.MIN_POSITION, reg.MAX_POSITION])
 def test_another_arms_calibration_is_refused(bus, calibrated_servos, register):
     arm_setup.check_calibration(bus, CALIBRATION)

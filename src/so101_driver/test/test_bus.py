@@ -230,6 +230,60 @@ def test_threads_share_the_bus(bus, servos):
     assert servos.goal_writes == 50
 
 
+@pytest.mark.parametrize("mute", SERVO_IDS)
+def test_a_mute_servo_costs_milliseconds_at_first_and_then_next_to_nothing(bus, servos, mute):
+    bus.sync_read(56, 4, PATIENT_S)
+    servos.mute(mute)
+    others = [i for i in SERVO_IDS if i != mute]
+    times = []
+    for _ in range(30):
+        begin = time.perf_counter()
+        assert sorted(bus.sync_read(56, 4, 0.05)) == others
+        times.append(time.perf_counter() - begin)
+    # The deadline is 50 ms; a median forgives a busy test machine.
+    assert sorted(times[:4])[2] < 0.02
+    assert sorted(times[4:])[13] < 0.01
+    assert bus.counters[f"no_reply_servo_{mute}"] in (6, 7)
+    servos.mute(mute, False)
+    for _ in range(11):
+        found = bus.sync_read(56, 4, PATIENT_S)
+    assert sorted(found) == list(SERVO_IDS)
+
+
+def test_error_bits_are_counted_by_servo(peer):
+    peer.answer = lambda _: reply(1, 100) + reply(2, 200, error=0x21)
+    with ServoBus(peer.port, ids=(1, 2)) as bus:
+        for _ in range(3):
+            readings = bus.sync_read(56, 2, PATIENT_S)
+        assert readings[2].error == ServoError.VOLTAGE | ServoError.OVERLOAD
+        assert bus.counters["servo_error"] == 3
+        assert bus.counters["servo_2_overload"] == bus.counters["servo_2_voltage"] == 3
+        assert "servo_1_overload" not in bus.counters
+
+
+def test_a_lost_port_can_be_opened_anew(tmp_path):
+    link = tmp_path / "arm"
+    first = VirtualBus()
+    first.start()
+    link.symlink_to(first.port)
+    with ServoBus(str(link)) as bus:
+        assert not bus.replaced()
+        link.unlink()
+        assert bus.replaced()
+        first.close()
+        with pytest.raises(PortLostError):
+            bus.sync_read(56, 2, PATIENT_S)
+        with pytest.raises(UserError, match="does not exist"):
+            bus.reopen()
+        with pytest.raises(PortLostError):
+            bus.sync_read(56, 2, PATIENT_S)
+        with VirtualBus() as second:
+            link.symlink_to(second.port)
+            bus.reopen()
+            assert not bus.replaced()
+            assert len(bus.sync_read(56, 2, PATIENT_S)) == 6
+
+
 def test_two_programs_cannot_open_one_port(bus, servos):
     with pytest.raises(UserError, match="in use by another program"):
         ServoBus(servos.port)

@@ -444,6 +444,85 @@ def test_a_servo_back_from_a_power_failure_is_a_fault_and_not_commanded(bench):
     assert bench.stream(bench.goal_rad, 3) == {Refusal.FAULT}
 
 
+def test_servos_found_limp_explain_why_they_were_silent(bench):
+    for _ in range(4):
+        bench.wait(0.01)
+        bench.core.observe(readings(bench.now_ns, [1, 3, 4, 5, 6]), bench.now_ns)
+    assert bench.core.fault.code is ReasonCode.SERVO_SILENT
+    bench.core.check_states({2: ServoState(False, 0, 1000, 0)})
+    assert bench.core.fault.code is ReasonCode.POWER_CYCLED
+    assert bench.core.counters["faults"] == 1
+
+
+def test_goals_that_a_lost_packet_left_behind_are_taken_as_they_are(bench):
+    bench.stream(bench.goal_rad, 2)
+    assert bench.stream(bench.goal_rad + 0.01, 1) == {None}
+    assert moved(bench)
+    left = dict(zip(SERVO_IDS, states(goal=HOME), strict=True))
+    bench.core.check_states(left, bench.now_ns)
+    assert bench.core.counters["goals_corrected"] == 0, "it may be on its way still"
+    bench.wait(0.2)
+    bench.core.check_states(left, bench.now_ns)
+    assert bench.core.counters["goals_corrected"] == 1
+    assert bench.snapshot().goal_rad == pytest.approx(CALIBRATION.ticks_to_rad(HOME))
+
+
+def sweep(now_ns, temperature=40, volts=12.0, duty=0):
+    """A long read of all servos."""
+    data = b"".join(
+        [
+            reg.PRESENT_VELOCITY.encode(0),
+            reg.PRESENT_LOAD.encode(duty),
+            bytes([round(volts / reg.VOLTAGE_V), temperature]),
+            bytes(7),
+        ]
+    )
+    ticks = {i: reg.PRESENT_POSITION.encode(int(t)) for i, t in zip(SERVO_IDS, HOME, strict=True)}
+    return {i: Reading(i, ticks[i] + data, ServoError(0), now_ns) for i in SERVO_IDS}
+
+
+def follow(bench, seconds, **measured):
+    writes = []
+    for cycle in range(round(seconds * 100)):
+        bench.wait(0.01)
+        bench.send(bench.goal_rad)
+        if cycle % 10 == 0:
+            bench.core.observe(sweep(bench.now_ns, **measured), bench.now_ns)
+        writes += bench.core.tick(bench.now_ns)
+    return writes
+
+
+def test_a_hot_arm_follows_with_less_torque_says_so_and_recovers(bench):
+    writes = follow(bench, 2.0, temperature=66)
+    snapshot = bench.snapshot()
+    assert (snapshot.state, snapshot.reason.code) == (DriverState.ACTIVE, ReasonCode.SERVO_HOT)
+    assert "shoulder_pan is at 66 °C and lets go at 70 °C" in snapshot.reason.sentence
+    assert snapshot.torque_limit == pytest.approx([0.6, 0.7, 0.6, 0.6, 0.6, 0.3])
+    steps = [write.values[1] for write in writes if 1 in write.values]
+    assert min(np.diff([1000, *steps])) >= -30, "torque must not be cut at once"
+    follow(bench, 4.0, temperature=45)
+    assert bench.snapshot().reason.code is ReasonCode.NONE
+    assert bench.snapshot().torque_limit == pytest.approx([1.0] * 5 + [0.5])
+
+
+def test_an_arm_at_its_heat_limit_stops_and_holds_with_torque(bench):
+    follow(bench, 11.0, temperature=69)
+    assert bench.snapshot().state is DriverState.FAULT
+    assert bench.snapshot().reason.code is ReasonCode.SERVO_HOT
+    assert all(bench.snapshot().torque_enabled)
+    assert (bench.snapshot().torque_limit[:5] >= 0.6).all()
+    assert bench.stream(bench.goal_rad, 2) == {Refusal.FAULT}
+
+
+def test_a_failing_supply_takes_torque_off_and_then_stops_the_arm(bench):
+    follow(bench, 1.0, volts=4.2)
+    assert bench.snapshot().reason.code is ReasonCode.SUPPLY_VOLTAGE
+    assert bench.snapshot().torque_limit[0] == pytest.approx(0.7)
+    follow(bench, 4.0, volts=3.6)
+    assert bench.snapshot().state is DriverState.FAULT
+    assert all(bench.snapshot().torque_enabled)
+
+
 # Releasing.
 
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
-from so101_driver.driver_reasons import Reason, ReasonCode
+from so101_driver.driver_reasons import Reason, ReasonCode, port_lost
 from so101_driver.driver_transitions import DRIVER_TRANSITIONS, driver_allowed
 from so101_driver.driver_types import Command, DriverConfig, StartAction
 from so101_driver.estop_latch import SafetyPhase
@@ -81,6 +81,13 @@ class Bench:
         self.core.tick(self.now_ns)
         self.look()
 
+    def heat(self, temperature_c: int, voltage_v: float) -> None:
+        for _ in range(self.dice.choice([5, 150])):
+            self.now_ns += 100_000_000
+            self.core._health.observe(1, temperature_c, voltage_v, self.now_ns)
+            self.stream(1)
+        self.core._health.observe(1, 40.0, 12.0, self.now_ns)
+
     def send(self, away_rad: float = 0.0, sources: int = 1) -> None:
         ros_ns = self.now_ns + OFFSET_NS
         goal = CALIBRATION.ticks_to_rad(HOME) + away_rad
@@ -98,7 +105,7 @@ class Bench:
         for _ in range(dice.choice([0, 1, 3, 30])):
             self.cycle()
         self.stream(dice.choice([0, 1, 20]))
-        match dice.randrange(12):
+        match dice.randrange(14):
             case 0 | 1 if self.core.fault is not None or self.core.limp():
                 self.start()
             case 2:
@@ -126,6 +133,15 @@ class Bench:
                     self.cycle(silent=SERVO_IDS)
             case 10 if dice.random() < 0.3:
                 self.core.check_states({2: ServoState(False, 0, 1000, 0)})
+            case 11 if dice.random() < 0.5:
+                self.core.lose_port(port_lost("gone"))
+                self.look()
+                self.stream(dice.choice([0, 3]))
+                if dice.random() < 0.2:
+                    self.core.set_fault(Reason(ReasonCode.SETUP_FAILED, "made up"))
+                self.core.regain_port(self.found()[0], self.now_ns)
+            case 12 if dice.random() < 0.5:
+                self.heat(dice.choice([40, 62, 69]), dice.choice([5.0, 3.9, 12.0]))
             case _:
                 pass
         self.look()
