@@ -101,7 +101,8 @@ class CameraCapture:
             self._source.close()
 
     def _read_until_lost(self) -> None:
-        period_ns = int(1e9 / self._source.describe().rate_hz)
+        given = self._source.describe()
+        period_ns = int(1e9 / given.rate_hz)
         due_ns = self._clock().steady_ns
         while not self._stop.is_set():
             if not self._source.live:
@@ -112,6 +113,11 @@ class CameraCapture:
                     return
             try:
                 picture = self._source.read()
+                if (picture.width, picture.height) != (given.width, given.height):
+                    raise SourceError(
+                        f"camera {given.name} has changed from {given.width}x{given.height} to "
+                        f"{picture.width}x{picture.height}."
+                    )
             except SourceError as error:
                 self.problem = str(error)
                 self._source.close()

@@ -1,4 +1,4 @@
-"""Whether a picture shows anything: black, dark, overexposed, blank, frozen or of a wrong size."""
+"""Whether a picture shows anything: black, blank, dark, overexposed or frozen."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ class Finding(Enum):
     DARK = "too dark: add light, or set exposure_s to 0 (automatic)"
     OVEREXPOSED = "overexposed: less light, or a shorter exposure_s"
     FROZEN = "frozen: the camera repeats the same picture; unplug it and plug it in again"
-    WRONG_SIZE = "of a wrong size"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,11 +78,6 @@ def look(gray: NDArray[np.uint8], thresholds: Thresholds | None = None) -> Look:
     else:
         finding = Finding.GOOD
     return Look(finding, brightness, contrast)
-
-
-def has_size(picture: NDArray[np.uint8], width: int, height: int) -> bool:
-    """Whether an array [height, width, ...] has this size."""
-    return picture.shape[:2] == (height, width)
 
 
 class FrozenWatch:

@@ -22,6 +22,7 @@ class FakeSource:
         self.live = live
         self.unusable = 0
         self.rate_hz = rate_hz
+        self.size = (6, 4)
         self.plugged = True
         self.refuses = ""
         self.opens = 0
@@ -46,7 +47,7 @@ class FakeSource:
             assert self._allowed.acquire(timeout=10.0), "the test let no picture through"
         if not self.plugged:
             raise SourceError("camera fake sends nothing.")
-        return Picture(6, 4, bgr=PICTURE)
+        return Picture(*self.size, bgr=PICTURE)
 
     def describe(self) -> Description:
         return Description(SourceKind.DEVICE, "fake", 6, 4, self.rate_hz, "MJPG")
@@ -155,6 +156,21 @@ def test_a_camera_that_comes_back_with_a_wrong_size_stays_out_and_says_why(start
     source.plugged, source.refuses = True, "camera fake: wanted 640x480, got 320x240."
     until(lambda: "wanted 640x480" in capture.problem)
     assert not listener.pictures
+
+
+def test_a_size_that_changes_while_it_runs_is_never_published(started) -> None:
+    source = FakeSource()
+    _, listener = started(source)
+    source.step()
+    until(lambda: len(listener.pictures) == 1)
+    source.size = (3, 2)
+    source.step()
+    until(lambda: source.opens == 1)
+    assert listener.changes[0] == "camera fake has changed from 6x4 to 3x2."
+    source.size = (6, 4)
+    source.step(2)
+    until(lambda: len(listener.pictures) >= 2)
+    assert {picture.picture.width for picture in listener.pictures} == {6}
 
 
 def test_files_are_paced(started) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 import pytest
-from so101_driver.camera_health import Finding, FrozenWatch, has_size, look
+from so101_driver.camera_health import Finding, FrozenWatch, look
 from so101_driver.camera_monitor import CameraMonitor, Level
 
 S = 1_000_000_000
@@ -50,11 +50,6 @@ def test_a_bright_window_or_a_dark_corner_is_no_fault() -> None:
 
 def test_every_finding_says_what_to_do() -> None:
     assert len({finding.value for finding in Finding}) == len(Finding)
-
-
-def test_size() -> None:
-    assert has_size(np.zeros((480, 640, 3), np.uint8), 640, 480)
-    assert not has_size(np.zeros((640, 480), np.uint8), 640, 480)
 
 
 def test_identical_pictures_are_frozen_after_the_time_and_not_before() -> None:
