@@ -88,6 +88,10 @@ def _ram(name: str, address: int, size: int = 1, **keys: int | bool | None) -> R
     return Register(name, address, size, Memory.RAM, **keys)
 
 
+def _factory(name: str, address: int) -> Register:
+    return Register(name, address, 1, Memory.EEPROM, read_only=True)
+
+
 def _sensor(name: str, address: int, size: int = 1, sign_bit: int | None = None) -> Register:
     return Register(name, address, size, Memory.RAM, read_only=True, sign_bit=sign_bit)
 
@@ -143,7 +147,15 @@ STATUS = _sensor("status", 65)
 MOVING = _sensor("moving", 66)
 GOAL_ECHO = _sensor("goal_echo", 67, 2, sign_bit=15)
 PRESENT_CURRENT = _sensor("present_current", 69, 2, sign_bit=15)
+GOAL_POSITION_2 = _sensor("goal_position_2", 71, 2, sign_bit=15)
+# The factory's own constants; only the acceleration's limit is written by others (LeRobot: 254).
+MOVING_THRESHOLD = _factory("moving_threshold", 80)
+D_SAMPLE_TIME = _factory("d_sample_time", 81)
+VELOCITY_UNIT = _factory("velocity_unit", 82)
+MIN_VELOCITY_TIME = _factory("min_velocity_time", 83)
+MAX_VELOCITY = _factory("max_velocity", 84)
 MAX_ACCELERATION = _ram("max_acceleration", 85, maximum=254)
+ACCELERATION_FACTOR = _factory("acceleration_factor", 86)
 
 REGISTERS: tuple[Register, ...] = tuple(
     sorted(

@@ -326,6 +326,7 @@ class VirtualServo:
         put(reg.STATUS, int(self.error))
         put(reg.MOVING, int(abs(self.velocity_radps) > _MOVING_RADPS))
         put(reg.GOAL_ECHO, self.goal_ticks)
+        put(reg.GOAL_POSITION_2, self.goal_ticks)
         put(reg.PRESENT_CURRENT, round(self.plant.current_a / reg.CURRENT_A))
 
 
