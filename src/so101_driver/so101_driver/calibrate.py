@@ -90,10 +90,11 @@ def run(argv: Sequence[str] | None = None, answers: Answers | None = None) -> in
         answers: Answers instead of those that are typed, piped or scripted.
     """
     options = parser().parse_args(argv)
-    console = Console(highlight=False)
+    # Paths may hold what rich takes for markup.
+    console = Console(highlight=False, markup=False)
     if not console.is_terminal:
         # A log or a pipe has no width: 80 columns would cut the tables.
-        console = Console(highlight=False, width=120)
+        console = Console(highlight=False, markup=False, width=120)
     try:
         with _ending_signals():
             return _run(options, console, answers)
@@ -146,7 +147,8 @@ def _calibrate(job: Job, path: Path) -> int:
     if not _agreed(job, answers, f"Write this to the servos and to {path}{existing}?"):
         raise Cancelled
     _write_both(job, path, joints, held)
-    job.console.print(f"[bold green]Calibrated.[/] Check any time: {again(options, '--check')}")
+    job.console.print("Calibrated.", style="bold green", end=" ")
+    job.console.print(f"Check any time: {again(options, '--check')}")
     return DONE
 
 

@@ -88,7 +88,8 @@ class Walk:
                 return sweep.joints()
 
     def _middle_pose(self) -> Mapping[str, int]:
-        self._console.print(f"\n[bold]Middle pose.[/] {MIDDLE_POSE}")
+        self._console.print("\nMiddle pose", style="bold")
+        self._console.print(MIDDLE_POSE)
         while True:
             self._ask("Hold the arm there, still, and press Enter:")
             pose = StillPose.of(self._samples())
@@ -115,9 +116,10 @@ class Walk:
 
     def _sweep(self, mid: Mapping[str, int]) -> Sweep | None:
         """Return the sweep, or None when the middle pose must be taken again."""
+        self._console.print("\nSweep", style="bold")
         self._console.print(
-            "\n[bold]Sweep.[/] Move each joint slowly by hand from stop to stop, one after the "
-            f"other, in any order ({FULL_TURN_JOINT} has no stops: leave it alone)."
+            "Move each joint slowly by hand from stop to stop, one after the other, in any order "
+            f"({FULL_TURN_JOINT} has no stops: leave it alone)."
         )
         sweep = Sweep(mid)
         while True:
@@ -198,7 +200,7 @@ class Walk:
         return answer
 
     def _say(self, text: str) -> None:
-        self._console.print(f"[yellow]{text}[/]")
+        self._console.print(text, style="yellow")
 
 
 def release_arm(bus: ServoBus, answers: Answers, console: Console, assume_yes: bool) -> None:
@@ -206,7 +208,7 @@ def release_arm(bus: ServoBus, answers: Answers, console: Console, assume_yes: b
     holding = standing(bus)
     if holding:
         console.print(
-            "[bold yellow]The arm is holding itself up and drops when its torque goes off.[/]"
+            "The arm is holding itself up and drops when its torque goes off.", style="bold yellow"
         )
         if not assume_yes:
             _cancel_on_q(answers.ask("Hold it with one hand and press Enter:").lower())
