@@ -40,10 +40,11 @@ from so101_driver.takeover import Takeover
 PERIOD_NS = 10_000_000
 _SWEEP_EVERY = 10
 """Every so many cycles the read brings all diagnostics, and the servos' state is checked."""
-_MOTION_SIZES = (4, 5, 6, 7, 8)
-"""Present position and velocity are in the first four bytes. Nothing in a reply says which question
-it answers, so after a missing reply the next read has another size: the missing one, should it
-come late, is then not taken for a fresh one."""
+_MOTION_SIZE = 4
+"""Present position and velocity."""
+_SIZES = 5
+"""Nothing in a reply says which question it answers. So after a missing reply the next reads are
+longer by a byte, up to four: the missing one, should it come late, does not fit."""
 _CYCLE_DEADLINE_S = 0.008
 """As long as the cycle allows: replies that are only a little late are still a measurement."""
 _READ_AFTER_COMMAND_NS = 2_000_000
@@ -95,11 +96,13 @@ class ArmDriver:
         self._on_cycle = on_cycle
         self._on_failure = on_failure
         self._lock = threading.Lock()
-        self._takeover = Takeover(bus, core, calibration, self._lock, allow_mixed_firmware)
+        self._takeover = Takeover(
+            bus, core, calibration, self._lock, lambda: time.monotonic_ns(), allow_mixed_firmware
+        )
         self.cycle_times = PeriodStatistics(PERIOD_NS * 1e-9)
         self._errors: dict[int, ServoError] = {}
         self._missing: frozenset[int] = frozenset()
-        self._motion_size = 0
+        self._extra_bytes = 0
         self._port_lost = False
         self._command_ns = 0
         self._stop = threading.Event()
@@ -254,7 +257,7 @@ class ArmDriver:
     def _cycle(self, cycle: int) -> JointSample | None:
         begin_ns = time.monotonic_ns()
         detailed = cycle % _SWEEP_EVERY == 0
-        size = reg.DIAGNOSTICS_SIZE if detailed else _MOTION_SIZES[self._motion_size]
+        size = reg.DIAGNOSTICS_SIZE if detailed else _MOTION_SIZE + self._extra_bytes
         readings = self._bus.sync_read(reg.PRESENT_POSITION.address, size, _CYCLE_DEADLINE_S)
         if not readings and self._bus.replaced():
             raise PortLostError(
@@ -264,14 +267,15 @@ class ArmDriver:
         if detailed:
             self.details.update(readings)
         missing = frozenset(SERVO_IDS).difference(readings)
-        if missing:
-            self._motion_size = (self._motion_size + 1) % len(_MOTION_SIZES)
         # Whoever answers again may have lost its supply meanwhile.
         returned = not self._missing <= missing
         self._missing = missing
         states: dict[int, Reading] = {}
         if returned or cycle % _SWEEP_EVERY == _SWEEP_EVERY // 2:
-            states = self._bus.sync_read(STATE_ADDRESS, STATE_SIZE)
+            states = self._bus.sync_read(STATE_ADDRESS, STATE_SIZE + self._extra_bytes)
+            missing |= frozenset(SERVO_IDS).difference(states)
+        if missing:
+            self._extra_bytes = (self._extra_bytes + 1) % _SIZES
         for reading in (*readings.values(), *states.values()):
             if reading.error:
                 self._errors[reading.servo_id] = (

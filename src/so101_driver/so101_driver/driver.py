@@ -32,12 +32,13 @@ from so101_driver.driver_types import (
 )
 from so101_driver.estop_latch import SafetyPhase
 from so101_driver.goal_rate import GoalRate
-from so101_driver.joints import ARM, GRIPPER, JOINT_NAMES, SERVO_IDS
-from so101_driver.overload_guard import OverloadGuard, OverloadRegisters
+from so101_driver.joints import ARM, JOINT_NAMES, SERVO_IDS
+from so101_driver.overload_guard import OverloadRegisters
+from so101_driver.reading_filter import ReadingFilter
 from so101_driver.readings import Reading, ServoState
-from so101_driver.servo_health import Ratings, ServoHealth
+from so101_driver.servo_health import Ratings
 from so101_driver.silence_watch import SilenceWatch
-from so101_driver.torque_ramp import TorqueRamp
+from so101_driver.torque_keeper import TorqueKeeper
 
 _REGAINED_GOAL_RAD = 0.1
 """How far goals may be from the last ones written when a lost port is back: the last writes before
@@ -55,30 +56,29 @@ class DriverCore:
 
     Attributes:
         counters: Refused and changed commands, faults.
-        torque: What the driver wants of the torque.
         fault: The latched fault, or None.
     """
 
     def __init__(self, config: DriverConfig, calibration: Calibration) -> None:
         self.counters: Counter[str] = Counter()
-        self.torque = TorquePhase.OFF
         self.fault: Reason | None = None
         self._config = config
         self._calibration = calibration
         self._gate = CommandGate(config)
         self._rate = GoalRate(config.max_speed_rad_s)
-        self._guard = OverloadGuard(config.guard, self.counters)
-        self._health = ServoHealth(config.health, self.counters)
-        self._ramp: TorqueRamp | None = None
-        self._full_limits = (0,) * len(SERVO_IDS)
-        self._enabled = [False] * len(SERVO_IDS)
-        self._limits = (0,) * len(SERVO_IDS)
+        self._torque = TorqueKeeper(config, self.counters)
         self._goal_rad: Array = np.full(len(SERVO_IDS), np.nan)
         self._goal_ticks: Sequence[int] | None = None
         self._goal_written_ns: int | None = None
         self._port_lost: Reason | None = None
         self._accelerations: dict[int, int] = {}
+        self._filter = ReadingFilter()
         self._silence = SilenceWatch(config.max_bad_cycles, config.bus_silence_s)
+
+    @property
+    def torque(self) -> TorquePhase:
+        """What the driver wants of the torque."""
+        return self._torque.phase
 
     # Starting.
 
@@ -100,21 +100,16 @@ class DriverCore:
             ratings: Its protection against heat and a wrong supply.
         """
         self.fault = self._port_lost = None
-        self._ramp = None
-        self._full_limits = tuple(full_limits)
-        self._guard.start(self._full_limits, overload, now_ns)
-        self._health.start(ratings)
+        self._torque.start(states, full_limits, overload, ratings, now_ns)
         self._silence.start(now_ns)
+        self._filter.start()
         self._gate.start()
         self._accelerations = {
             servo_id: state.acceleration for servo_id, state in zip(SERVO_IDS, states, strict=True)
         }
-        self._take_states(dict(zip(SERVO_IDS, states, strict=True)))
-        enabled = [state.torque_enabled for state in states]
+        enabled = self._torque.enabled
         if not any(enabled):
-            self.torque = TorquePhase.OFF
             return StartAction.GIVE_TORQUE
-        self.torque = TorquePhase.ON
         self._take_goal([state.goal_ticks for state in states])
         if not all(enabled):
             limp = [i for i, on in zip(SERVO_IDS, enabled, strict=True) if not on]
@@ -122,9 +117,7 @@ class DriverCore:
             return StartAction.FAULT
         if self._far_from_goal(states):
             return StartAction.FAULT
-        if self._limits != self._full_limits:
-            # It was left in the middle of a ramp, or by a program with other limits.
-            self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
+        self._torque.complete(now_ns)
         return StartAction.ADOPT
 
     def _far_from_goal(self, states: Sequence[ServoState]) -> bool:
@@ -140,10 +133,7 @@ class DriverCore:
         """Take over an arm that was switched on at these goals with torque limit 0."""
         self._take_goal(goal_ticks)
         self._silence.start(now_ns)
-        self._enabled = [True] * len(SERVO_IDS)
-        self._limits = (0,) * len(SERVO_IDS)
-        self.torque = TorquePhase.RISING
-        self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
+        self._torque.given(now_ns)
 
     def set_fault(self, reason: Reason) -> None:
         """Latch a fault: the arm holds until ``start``; the first one is kept.
@@ -173,10 +163,12 @@ class DriverCore:
         """
         self._port_lost = None
         self._silence.start(now_ns)
+        self._filter.start()
         self._gate.demand_resync()
         goals = [state.goal_ticks for state in states]
-        self._note_limp(dict(zip(SERVO_IDS, states, strict=True)))
-        self._take_states(dict(zip(SERVO_IDS, states, strict=True)))
+        found = dict(zip(SERVO_IDS, states, strict=True))
+        self._note_fallen(found)
+        self._torque.take(found)
         if self.torque is TorquePhase.OFF:
             return
         apart = np.abs(self._calibration.ticks_to_rad(goals) - self._goal_rad)
@@ -188,8 +180,8 @@ class DriverCore:
         self._far_from_goal(states)
         if self.torque is TorquePhase.FALLING:
             self.release(self._config.release_s, now_ns)
-        elif self._limits != self._full_limits:
-            self._ramp_torque(self._full_limits, self._config.torque_ramp_s, now_ns)
+        else:
+            self._torque.complete(now_ns)
 
     # Commands.
 
@@ -251,15 +243,16 @@ class DriverCore:
 
     def release(self, duration_s: float, now_ns: int) -> None:
         """Begin to let the arm down by lowering its torque limits."""
-        if self.torque is TorquePhase.OFF:
-            return
-        self.torque = TorquePhase.FALLING
-        self._ramp_torque((0,) * len(SERVO_IDS), duration_s, now_ns)
+        self._torque.release(duration_s, now_ns)
 
     # Cycles.
 
     def observe(self, readings: Mapping[int, Reading], now_ns: int) -> JointSample | None:
         """Take one cycle's read of present position and velocity; None if nobody answered."""
+        believed = self._filter.plausible(readings)
+        if len(believed) < len(readings):
+            self.counters["implausible_reading"] += len(readings) - len(believed)
+            readings = believed
         silent = self._silence.update(readings, now_ns)
         if silent is not None:
             self.set_fault(silent)
@@ -272,35 +265,15 @@ class DriverCore:
             if servo_id in readings:
                 position[index] = readings[servo_id].value(reg.PRESENT_POSITION, address)
                 velocity[index] = readings[servo_id].value(reg.PRESENT_VELOCITY, address)
-        self._watch_servos(readings, now_ns)
+        self._torque.observe(readings, self._goal_ticks, now_ns)
+        strain = self._torque.health.exhausted(now_ns)
+        if strain is not None and self.torque is not TorquePhase.OFF:
+            self.set_fault(reasons.exhausted(strain))
         return JointSample(
             min(reading.stamp_ns for reading in readings.values()),
             self._calibration.ticks_to_rad(position),
             self._calibration.tick_rate_to_rad_s(velocity),
         )
-
-    def _watch_servos(self, readings: Mapping[int, Reading], now_ns: int) -> None:
-        """Pass on duty, temperature and voltage, which only the longer reads bring."""
-        address = reg.PRESENT_POSITION.address
-        goals = self._goal_ticks
-        pressing = self.torque is TorquePhase.ON and self._ramp is None and goals is not None
-        for joint, servo_id in enumerate(SERVO_IDS):
-            reading = readings.get(servo_id)
-            if reading is None or len(reading.data) < reg.DIAGNOSTICS_SIZE:
-                continue
-            self._health.observe(
-                joint,
-                float(reading.value(reg.PRESENT_TEMPERATURE, address)),
-                reading.value(reg.PRESENT_VOLTAGE, address) * reg.VOLTAGE_V,
-                now_ns,
-            )
-            if pressing:
-                duty = reading.value(reg.PRESENT_LOAD, address) * reg.DUTY
-                present = reading.value(reg.PRESENT_POSITION, address)
-                self._guard.observe(joint, duty, present, goals[joint], now_ns)
-        strain = self._health.exhausted(now_ns)
-        if strain is not None and self.torque is not TorquePhase.OFF:
-            self.set_fault(reasons.exhausted(strain))
 
     def check_states(
         self, states: Mapping[int, ServoState], now_ns: int | None = None
@@ -311,22 +284,15 @@ class DriverCore:
         would switch it on with full torque, wherever it has fallen. With ``now_ns``, goals that a
         lost packet left behind are taken as they are, once none have been written for a while.
         """
-        self._note_limp(states)
-        self._take_states(states)
-        if self.torque is not TorquePhase.OFF:
-            if now_ns is not None and self._goals_silent(now_ns):
-                self._take_goals_as_read(states)
-            return ()
-        # Switching off is not acknowledged on the bus, so it is repeated until it is seen.
-        still_on = [servo_id for servo_id, state in states.items() if state.torque_enabled]
-        if still_on:
-            return (Write(reg.TORQUE_ENABLE, dict.fromkeys(still_on, 0)),)
-        # Leave a limp arm with its normal limits, for the next program that switches it on.
-        wanted = dict(zip(SERVO_IDS, self._full_limits, strict=True))
-        wrong = {i: wanted[i] for i, state in states.items() if state.torque_limit != wanted[i]}
-        return (Write(reg.TORQUE_LIMIT, wrong),) if wrong else ()
+        self._note_fallen(states)
+        self._torque.take(states)
+        if self.torque is TorquePhase.OFF:
+            return self._torque.corrections(states)
+        if now_ns is not None and self._goals_silent(now_ns):
+            self._take_goals_as_read(states)
+        return ()
 
-    def _note_limp(self, states: Mapping[int, ServoState]) -> None:
+    def _note_fallen(self, states: Mapping[int, ServoState]) -> None:
         """A servo without torque, or with the power-on acceleration, has lost its supply."""
         if self.torque is TorquePhase.OFF:
             return
@@ -337,7 +303,8 @@ class DriverCore:
             or self._accelerations.get(servo_id, state.acceleration) != state.acceleration
         ]
         if fallen:
-            self.counters["power_cycled"] += self.fault is None
+            known = self.fault is not None and self.fault.code is ReasonCode.POWER_CYCLED
+            self.counters["power_cycled"] += not known
             self.set_fault(reasons.power_cycled(fallen))
 
     def _take_goals_as_read(self, states: Mapping[int, ServoState]) -> None:
@@ -355,30 +322,7 @@ class DriverCore:
 
     def tick(self, now_ns: int) -> tuple[Write, ...]:
         """Advance torque limits; call it once per cycle."""
-        ramp = self._ramp
-        if ramp is None:
-            return self._guarded_limits(now_ns) if self.torque is TorquePhase.ON else ()
-        limits = ramp.limits(now_ns)
-        writes = [Write(reg.TORQUE_LIMIT, dict(zip(SERVO_IDS, limits, strict=True)))]
-        self._limits = limits
-        if ramp.finished(now_ns):
-            self._ramp = None
-            if self.torque is TorquePhase.FALLING:
-                self.torque = TorquePhase.OFF
-                writes.append(Write(reg.TORQUE_ENABLE, dict.fromkeys(SERVO_IDS, 0)))
-            else:
-                self.torque = TorquePhase.ON
-        return tuple(writes)
-
-    def _guarded_limits(self, now_ns: int) -> tuple[Write, ...]:
-        limits = self._guard.limits(now_ns, self._health.torque_shares())
-        changed = {
-            servo_id: limit
-            for servo_id, limit, held in zip(SERVO_IDS, limits, self._limits, strict=True)
-            if limit != held
-        }
-        self._limits = limits
-        return (Write(reg.TORQUE_LIMIT, changed),) if changed else ()
+        return self._torque.tick(now_ns)
 
     def commands_stopped(self, now_ns: int) -> bool:
         """Return whether no acceptable command has come for ``command_timeout_s``."""
@@ -386,7 +330,7 @@ class DriverCore:
 
     def limp(self) -> bool:
         """Return whether torque is off in every servo, as read from them."""
-        return self.torque is TorquePhase.OFF and not any(self._enabled)
+        return self._torque.limp
 
     def snapshot(self, now_ns: int) -> DriverSnapshot:
         """Return the state for ``driver/status``."""
@@ -398,17 +342,13 @@ class DriverCore:
         return DriverSnapshot(
             state=state,
             reason=reason,
-            torque_enabled=tuple(on and not rising for on in self._enabled),
+            torque_enabled=tuple(on and not rising for on in self._torque.enabled),
             goal_rad=goal,
             reading_age_s=self._silence.ages_s(now_ns),
-            torque_limit=np.array(self._limits) * reg.DUTY,
-            limited=self._limited_joints(),
-            strains=self._health.strains(),
+            torque_limit=np.array(self._torque.limits) * reg.DUTY,
+            limited=self._torque.limited,
+            strains=self._torque.health.strains(),
         )
-
-    def _limited_joints(self) -> tuple[tuple[str, float], ...]:
-        limited = self._guard.limited.items()
-        return tuple((JOINT_NAMES[joint], share) for joint, share in limited if joint != GRIPPER)
 
     def _state(self, now_ns: int) -> tuple[DriverState, Reason]:
         if self._port_lost is not None:
@@ -429,10 +369,10 @@ class DriverCore:
 
     def _weakness(self) -> Reason:
         """Why the arm follows with less than its full force, if so."""
-        strains = self._health.strains()
+        strains = self._torque.health.strains()
         if strains:
             return reasons.strained(strains)
-        limited = self._limited_joints()
+        limited = self._torque.limited
         return reasons.torque_limited(limited) if limited else reasons.FOLLOWING
 
     def _goals_silent(self, now_ns: int) -> bool:
@@ -443,14 +383,3 @@ class DriverCore:
         self._goal_ticks = tuple(ticks)
         self._goal_rad = self._calibration.ticks_to_rad(self._goal_ticks)
         self._goal_written_ns = None
-
-    def _take_states(self, states: Mapping[int, ServoState]) -> None:
-        limits = list(self._limits)
-        for index, servo_id in enumerate(SERVO_IDS):
-            if servo_id in states:
-                self._enabled[index] = states[servo_id].torque_enabled
-                limits[index] = states[servo_id].torque_limit
-        self._limits = tuple(limits)
-
-    def _ramp_torque(self, target: tuple[int, ...], duration_s: float, now_ns: int) -> None:
-        self._ramp = TorqueRamp(self._limits, target, now_ns, duration_s)

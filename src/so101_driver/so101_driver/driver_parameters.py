@@ -20,8 +20,13 @@ PARAMETERS = NodeParameters(
         ),
         Parameter(
             "calibration",
-            REQUIRED("so101.json"),
-            "LeRobot's calibration file of this arm.",
+            "",
+            "LeRobot's calibration file of this arm; empty looks for it where LeRobot keeps them.",
+        ),
+        Parameter(
+            "robot_id",
+            "",
+            "LeRobot's id of this arm, if there are calibrations of several to choose from.",
         ),
         Parameter(
             "limits_file",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-import time
+from collections.abc import Callable
 
 from so101_driver import arm_setup
 from so101_driver.bus import ServoBus
@@ -24,6 +24,7 @@ class Takeover:
         core: Told of what is found.
         calibration: Must be the one in the servos.
         lock: Guards the core.
+        clock_ns: Steady time.
         allow_mixed_firmware: Whether servos may have different firmware.
     """
 
@@ -33,12 +34,14 @@ class Takeover:
         core: DriverCore,
         calibration: Calibration,
         lock: threading.Lock,
+        clock_ns: Callable[[], int],
         allow_mixed_firmware: bool = False,
     ) -> None:
         self._bus = bus
         self._core = core
         self._calibration = calibration
         self._lock = lock
+        self._clock_ns = clock_ns
         self._allow_mixed_firmware = allow_mixed_firmware
 
     def begin(self) -> StartAction:
@@ -61,7 +64,7 @@ class Takeover:
             action = self._core.start(
                 states,
                 [servo.full_limit for servo in ratings],
-                time.monotonic_ns(),
+                self._clock_ns(),
                 [servo.overload for servo in ratings],
                 [servo.health for servo in ratings],
             )
@@ -72,7 +75,7 @@ class Takeover:
         if action is StartAction.GIVE_TORQUE:
             goals = arm_setup.give_torque(bus, self._calibration)
             with self._lock:
-                self._core.torque_given(goals, time.monotonic_ns())
+                self._core.torque_given(goals, self._clock_ns())
         return action
 
     def resume(self) -> bool:
@@ -102,7 +105,7 @@ class Takeover:
                 self._core.set_fault(Reason(ReasonCode.SETUP_FAILED, str(error).rstrip(".")))
             states = arm_setup.read_states(bus)
         with self._lock:
-            self._core.regain_port(states, time.monotonic_ns())
+            self._core.regain_port(states, self._clock_ns())
         return True
 
     def _check(self) -> None:

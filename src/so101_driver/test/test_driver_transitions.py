@@ -84,9 +84,9 @@ class Bench:
     def heat(self, temperature_c: int, voltage_v: float) -> None:
         for _ in range(self.dice.choice([5, 150])):
             self.now_ns += 100_000_000
-            self.core._health.observe(1, temperature_c, voltage_v, self.now_ns)
+            self.core._torque.health.observe(1, temperature_c, voltage_v, self.now_ns)
             self.stream(1)
-        self.core._health.observe(1, 40.0, 12.0, self.now_ns)
+        self.core._torque.health.observe(1, 40.0, 12.0, self.now_ns)
 
     def send(self, away_rad: float = 0.0, sources: int = 1) -> None:
         ros_ns = self.now_ns + OFFSET_NS

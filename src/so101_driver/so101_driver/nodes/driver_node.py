@@ -19,6 +19,7 @@ from std_srvs.srv import SetBool, Trigger
 from so101_driver.arm_driver import Answer, ArmDriver
 from so101_driver.bus import BusError, ServoBus
 from so101_driver.calibration import Calibration
+from so101_driver.calibration_choice import choose_calibration
 from so101_driver.driver import DriverCore
 from so101_driver.driver_parameters import PARAMETERS
 from so101_driver.driver_reasons import NOT_ACTIVE, NOT_CONFIGURED, Reason
@@ -88,7 +89,10 @@ class DriverNode(NodeBase):
     def configure(self) -> None:
         """Read the calibration and the limits."""
         p = self.p
-        self._calibration = Calibration.load(p.calibration)
+        path = choose_calibration(p.calibration, p.robot_id)
+        if path != p.calibration:
+            self.get_logger().info(f"calibration {path}")
+        self._calibration = Calibration.load(path)
         limits = effective_limits(
             p.limits_file, p.limits_profile, data_path("so101.urdf"), self._calibration
         )
