@@ -23,6 +23,7 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import CompressedImage, Image
 from so101_driver.camera_devices import CameraDevice, Mode
+from so101_driver.camera_source import Picture
 from so101_driver.camera_v4l2 import DeviceSource
 from so101_driver.nodes import camera_node
 
@@ -159,6 +160,20 @@ def test_the_cameras_own_jpeg_goes_out_and_raw_is_its_decoded_rgb(bench: Bench) 
     assert all(bytes(message.data) in sent for message in compressed)
     pixels = np.frombuffer(raw[-1].data, np.uint8).reshape(48, 64, 3)
     assert pixels[5, 30, 0] > 200 > 60 > pixels[5, 30, 2], "red and blue are swapped"
+
+
+def test_pictures_are_decoded_only_while_somebody_wants_them_raw(bench: Bench, monkeypatch) -> None:
+    """Decoding is what costs: two cameras at 30 Hz must not take a core from the arm's loops."""
+    decoded = []
+    whole = Picture.rgb
+    monkeypatch.setattr(Picture, "rgb", lambda picture: decoded.append(1) or whole(picture))
+    compressed = bench.listen(CompressedImage, "camera/face_view/image_raw/compressed")
+    bench.start()
+    bench.wait("pictures", lambda: len(compressed) >= 5)
+    assert not decoded
+    raw = bench.listen(Image, "camera/face_view/image_raw")
+    bench.wait("raw pictures", lambda: len(raw) >= 1)
+    assert decoded
 
 
 def test_the_devices_stamps_are_used_and_mapped_to_ros_time(bench: Bench) -> None:

@@ -14,6 +14,8 @@ from typing import Any
 # Read when cv2 is imported: how long OpenCV waits for a silent camera (10 s otherwise).
 os.environ.setdefault("OPENCV_VIDEOIO_V4L_SELECT_TIMEOUT", "2")
 
+import cv2
+
 from so101_driver.camera_calibration import Intrinsics, load_intrinsics
 from so101_driver.camera_capture import CameraCapture, StampedPicture
 from so101_driver.camera_health import Finding
@@ -199,6 +201,8 @@ class CameraNode(NodeBase):
 
 def main() -> None:
     """Run the node."""
+    # Pictures are small: more threads would only disturb the loops of the arm.
+    cv2.setNumThreads(1)
     sys.exit(run_node(CameraNode))
 
 
