@@ -59,6 +59,7 @@ class Teleop:
         self._wanted: ClutchMode | None = None
         self._clutch = Clutch(ClutchMode.ALIGN, settings.fade_rad_s)
         self._asked = False
+        self._lost = ""
         self._since_ns = 0
         self._answer: Answer | None = None
 
@@ -220,10 +221,13 @@ class Teleop:
     def _watch_leader(self, problem: str) -> None:
         if problem:
             if self.state in ENGAGED:
+                self._lost = problem
                 self._end(EndCode.LEADER, problem)
             self._enter(TeleopState.NO_LEADER, problem)
         elif self.state is TeleopState.NO_LEADER:
-            self._enter(TeleopState.DISENGAGED, f"the leader answers: {READY}")
+            before, self._lost = self._lost, ""
+            why = f" (it ended because {before})" if before else ""
+            self._enter(TeleopState.DISENGAGED, f"the leader answers{why}: {READY}")
 
     def _end(self, code: EndCode, sentence: str) -> None:
         self._answer = Answer(False, sentence, code)

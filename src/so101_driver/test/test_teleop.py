@@ -249,6 +249,7 @@ def test_a_leader_that_fails_ends_the_engagement_and_comes_back_disengaged():
     desk.problem, desk.missing = "", False
     desk.step(50)
     assert desk.core.state is TeleopState.DISENGAGED
+    assert "the cable is out" in desk.core.sentence, "the reason is gone before anybody reads it"
     assert len(desk.targets) == sent
 
 
