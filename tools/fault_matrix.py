@@ -29,7 +29,8 @@ _INTRODUCTION = """\
 # What the driver makes of faults on the bus
 
 Written by `make fault-matrix`. Each row is run twice by the same test body: {runs} runs with
-{steps} simulated cycles, real driver loop and bus, simulated arm and wire. `make test` runs them too.
+{steps} simulated cycles, real driver loop and bus, simulated arm and wire. `make test` runs them
+too.
 
 - **tolerated**: commands are followed, nothing to report but counters;
 - **degraded**: commands are followed; measurements of a joint are missing (NaN) now and then, or
