@@ -13,6 +13,7 @@ from so101_driver.errors import UserError
 
 from wallx_bringup.arguments import ARGUMENTS, EMPTY, Arguments, as_text, parse_words, resolve
 from wallx_bringup.command_line import find_executable
+from wallx_bringup.hardware_commands import add_commands
 from wallx_bringup.paths import with_own_python
 from wallx_bringup.session import (
     RunningGraph,
@@ -74,6 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--points", type=int, default=3, help="places to touch, at least three")
     measure.add_argument("--graph", type=int, metavar="PID", help="which graph to listen to")
     measure.set_defaults(run=_measure_table)
+
+    add_commands(commands)
 
     graphs = commands.add_parser("graphs", help="list your running graphs")
     graphs.set_defaults(run=_graphs)

@@ -1,0 +1,1 @@
+"""Checks of everything that a running arm needs; asks and reads only."""
