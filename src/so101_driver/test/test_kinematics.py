@@ -43,6 +43,7 @@ def test_link_lengths_in_any_pose(arm):
     for pose in random_poses(arm, 5):
         frames = {name: frame[:3, 3] for name, frame in arm.link_frames(pose).items()}
         for a, b, length in (
+            ("shoulder_link", "upper_arm_link", 0.0648),
             ("upper_arm_link", "lower_arm_link", 0.1160),
             ("lower_arm_link", "wrist_link", 0.1350),
             ("wrist_link", "gripper_link", 0.0637),
@@ -103,11 +104,21 @@ def test_jacobian_is_the_derivative(arm):
 
 
 def test_reach_and_limits(arm):
-    tips = arm.forward(random_poses(arm, 20_000))[:, :3, 3]
+    tips = arm.forward(random_poses(arm, 200_000))[:, :3, 3]
     radius = np.hypot(tips[:, 0] - 0.0388, tips[:, 1])
-    assert 0.43 < radius.max() < 0.445
+    assert radius.max() == pytest.approx(0.441, abs=2e-3)
+    assert tips.min(axis=0) == pytest.approx([-0.34, -0.44, -0.22], abs=0.01)
+    assert tips.max(axis=0) == pytest.approx([0.48, 0.44, 0.53], abs=0.01)
+    # A quarter of all poses has the tip in the table.
+    assert np.mean(tips[:, 2] < 0) == pytest.approx(0.25, abs=0.01)
     assert arm.position_limits_rad[4] == pytest.approx([-2.74385, 2.84121])
     assert arm.position_limits_rad.shape == (6, 2)
+
+
+def test_fastest_tip_per_joint_speed(arm):
+    jacobians = arm.jacobian(random_poses(arm, 50_000))
+    fastest = np.linalg.norm(jacobians[:, :3], axis=1).max(axis=0)
+    assert fastest == pytest.approx([0.44, 0.41, 0.29, 0.16, 0.008, 0.0], abs=6e-3)
 
 
 def test_other_files_are_refused_in_one_sentence(tmp_path):

@@ -54,7 +54,7 @@ def test_a_goal_moves_the_joint_after_the_dead_time_and_then_with_a_lag() -> Non
     moved = pan_response(arm, 0.2, 0.6)
     dead_s = np.argmax(moved > 0.01) * arm.timestep_s
     reached_s = np.argmax(moved > 0.63) * arm.timestep_s
-    assert 0.085 <= dead_s <= 0.115
+    assert 0.085 <= dead_s <= 0.125
     assert 0.020 <= reached_s - dead_s <= 0.090
     assert 0.85 < moved[-1] < 1.1
 
@@ -70,7 +70,7 @@ def test_speed_stays_below_the_servo_and_below_its_goal_velocity_register() -> N
         for _ in range(800):
             arm.step()
             fastest = max(fastest, abs(arm.world.joint_velocities_radps()[0]))
-        assert 0.85 * limit_radps < fastest < 1.15 * limit_radps
+        assert 0.85 * limit_radps < fastest < 1.2 * limit_radps
 
 
 def test_gravity_makes_a_loaded_joint_hang_degrees_below_its_goal() -> None:
@@ -79,7 +79,8 @@ def test_gravity_makes_a_loaded_joint_hang_degrees_below_its_goal() -> None:
         np.degrees(held_arm(stretched, p_gain).joints_rad() - stretched) for p_gain in (16, 32)
     )
     assert 2.0 < soft[1] < 6.0
-    assert stiff[1] / soft[1] == pytest.approx(0.5, abs=0.1)
+    # Half of it but for what friction holds.
+    assert stiff[1] / soft[1] == pytest.approx(0.5, abs=0.15)
 
 
 def test_without_torque_a_raised_arm_falls_and_a_folded_one_stays() -> None:
@@ -147,6 +148,50 @@ def test_goal_filter_does_not_overshoot() -> None:
         largest = max(largest, plant.setpoint_rad)
     assert largest < 1.505
     assert plant.setpoint_rad == pytest.approx(1.5, abs=0.002)
+
+
+def test_a_joint_that_turns_back_waits_until_the_motor_has_crossed_the_free_play() -> None:
+    def waited_s(backlash_deg: float) -> float:
+        plant = ServoPlant(ServoModel(backlash_rad=math.radians(backlash_deg), dead_time_s=0.0))
+        settings = DriveSettings(enabled=True)
+        plant.start_from(0.0)
+        for sign in (1.0, -1.0):
+            plant.command(0.0, 0.05 * sign)
+            ticks = 0
+            while plant.step(0.001, 0.001, 0.0, 0.0, settings) * sign <= 0.1:
+                ticks += 1
+            for _ in range(300):
+                plant.step(0.001, 0.001, 0.0, 0.0, settings)
+        return ticks * 1e-3
+
+    none, some, more = waited_s(0.0), waited_s(0.5), waited_s(1.0)
+    assert none + 0.01 < some < more < none + 0.1
+
+
+def test_the_joint_is_free_within_the_play_and_only_there() -> None:
+    model = ServoModel(backlash_rad=0.02)
+    plant, settings = ServoPlant(model), DriveSettings(enabled=True)
+    # Less than the gears' friction never crosses it, so the joint feels nothing.
+    weak_rad = 0.5 * model.gear_friction_nm / model.stiffness_nm_per_rad
+    assert not any(plant.step(0.004 * n, 0.004, -weak_rad, 0.0, settings) for n in range(500))
+    assert plant.duty > 0.0
+    strong_rad = 4.0 * model.gear_friction_nm / model.stiffness_nm_per_rad
+    torques = [plant.step(0.0, 0.004, -strong_rad, 0.0, settings) for _ in range(100)]
+    assert torques[0] == 0.0
+    # Once it rests on a flank, a weak torque the same way gets through.
+    assert plant.step(0.0, 0.004, -weak_rad, 0.0, settings) > 0.0
+
+
+def test_a_lower_supply_gives_less_torque_and_speed() -> None:
+    def torque_nm(supply_v: float, velocity_radps: float) -> float:
+        plant = ServoPlant(ServoModel(backlash_rad=0.0))
+        settings = DriveSettings(enabled=True, supply_v=supply_v)
+        return plant.step(0.0, 0.004, -2.0, velocity_radps, settings)
+
+    assert torque_nm(12.0, 0.0) == pytest.approx(2.94)
+    assert torque_nm(14.0, 0.0) == pytest.approx(2.94)
+    assert torque_nm(6.0, 0.0) == pytest.approx(1.47)
+    assert torque_nm(6.0, 2.65) == pytest.approx(0.0, abs=1e-9)
 
 
 def test_a_loaded_servo_warms_as_measured() -> None:

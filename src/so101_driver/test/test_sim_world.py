@@ -106,14 +106,27 @@ def test_tip_of_the_zero_pose_is_the_published_one() -> None:
     assert tip[:3, 2] == pytest.approx((1.0, 0.0, 0.0), abs=1e-3)
 
 
-def test_forward_kinematics_equals_the_urdf_in_random_poses() -> None:
+def test_kinematics_equal_mujocos_in_a_thousand_random_poses() -> None:
     world, rng = World(), np.random.default_rng(0)
-    limits = world.model.jnt_range[[world.model.joint(name).id for name in JOINT_NAMES]]
-    for _ in range(50):
-        pose = rng.uniform(limits[:, 0], limits[:, 1])
-        world.set_joints(pose)
-        assert world.tip_pose() == pytest.approx(KINEMATICS.forward(pose), abs=1e-4)
+    model, data = world.model, world.data
+    joints = [model.joint(name) for name in JOINT_NAMES]
+    limits = model.jnt_range[[joint.id for joint in joints]]
     assert limits == pytest.approx(KINEMATICS.position_limits_rad, abs=1e-4)
+    poses = rng.uniform(limits[:, 0], limits[:, 1], (1000, len(joints)))
+    tips, jacobians = KINEMATICS.forward(poses), KINEMATICS.jacobian(poses)
+    frames = KINEMATICS.link_frames(poses)
+    columns = [int(joint.dofadr[0]) for joint in joints]
+    site = model.site("gripper_frame_link").id
+    linear, angular = np.zeros((3, model.nv)), np.zeros((3, model.nv))
+    for index, pose in enumerate(poses):
+        world.set_joints(pose)
+        assert np.abs(world.tip_pose() - tips[index]).max() < 1e-6
+        for link in ARM_LINKS:
+            difference_m = data.body(link).xpos - frames[link][index, :3, 3]
+            assert np.abs(difference_m).max() < 1e-6
+        mujoco.mj_jacSite(model, data, linear, angular, site)
+        mujocos = np.vstack((linear, angular))[:, columns]
+        assert np.abs(mujocos - jacobians[index]).max() < 1e-6
 
 
 def test_nothing_but_contact_can_hold_a_cube() -> None:

@@ -49,7 +49,7 @@ class ServoModel:
     stall_current_a: float = 2.7
     idle_current_a: float = 0.03
     nominal_v: float = 12.0
-    backlash_rad: float = 0.0
+    backlash_rad: float = math.radians(0.7)
     motor_inertia_kgm2: float = 0.028
     gear_friction_nm: float = 0.235
 

@@ -92,6 +92,10 @@ class Protections:
         self._overload_s = 0.0
 
     def clear(self) -> None:
-        """Forget trips, as a goal or a restart makes a servo do."""
+        """Forget trips, as a goal makes a servo do; the load's time goes on."""
         self.overloaded = self.overcurrent = False
+
+    def restart(self) -> None:
+        """Forget trips and times, as without a supply."""
+        self.clear()
         self._overload_s = self._overcurrent_s = 0.0

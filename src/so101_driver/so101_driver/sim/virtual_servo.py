@@ -275,7 +275,7 @@ class VirtualServo:
 
     def _restart(self) -> None:
         self._pending_write = None
-        self.protections.clear()
+        self.protections.restart()
         self._disguise()
         self._apply_settings()
 
