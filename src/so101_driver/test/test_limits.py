@@ -94,6 +94,14 @@ def outside(content: dict[str, Any]) -> None:
     content["parking"]["rest_rad"]["elbow_flex"] = 2.5
 
 
+def barely_outside(content: dict[str, Any]) -> None:
+    content["parking"]["ready_rad"]["elbow_flex"] = 1.02 * content["position_rad"]["elbow_flex"][1]
+
+
+def barely_below(content: dict[str, Any]) -> None:
+    content["parking"]["via_rad"]["elbow_flex"] = 1.02 * content["position_rad"]["elbow_flex"][0]
+
+
 def other_joint(content: dict[str, Any]) -> None:
     sections = ("position_rad", "parking", "profiles", "following_error_rad")
     groups = [content[section] for section in sections]
@@ -134,6 +142,8 @@ def no_servos(content: dict[str, Any]) -> None:
         (reversed_range, "no usable range"),
         (unknown_key, "unknown keys: velocity"),
         (outside, "rest_rad.*elbow_flex"),
+        (barely_outside, "ready_rad.*elbow_flex"),
+        (barely_below, "via_rad.*elbow_flex"),
         (other_joint, "an SO-101 has"),
         (no_tip_speed, "cautious: tip_speed_m_s.*positive"),
         (stop_before_slow, "elbow_flex needs slow below stop"),

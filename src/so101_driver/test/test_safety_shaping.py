@@ -47,6 +47,13 @@ class Unseen(Floor):
         return np.array([1.0]), np.zeros((1, 6))
 
 
+class Blind(Unseen):
+    """Nor does anything tell the shaper how fast the tip gets."""
+
+    def tip_jacobian(self, _position_rad):
+        return np.zeros((3, 6))
+
+
 def heights(positions: np.ndarray) -> np.ndarray:
     return 0.4 * positions[:, 1] - FLOOR_M
 
@@ -117,7 +124,7 @@ def test_a_start_below_the_floor_only_rises():
     assert height[-1] > 0.1
 
 
-@pytest.mark.parametrize("geometry", [Floor(), Unseen()])
+@pytest.mark.parametrize("geometry", [Floor(), Unseen(), Blind()])
 def test_the_tip_keeps_its_speed_limit(geometry):
     slow = Limits.from_file(data_path("so101_limits.yaml"), "cautious")
     assert slow.tip_speed_m_s < 0.4 * slow.velocity_rad_s[0] * np.sqrt(2)
