@@ -277,3 +277,10 @@ def test_hot_servos_are_in_status_and_diagnostics(graph: Graph) -> None:
         "warning",
         lambda: "lets go at" in getattr(graph.diagnostics.get("/arm/driver"), "message", ""),
     )
+    graph.buses["arm"].servos[3].plant.temperature_c = 71.0
+    graph.wait_until("error bit", lambda: graph.statuses["arm"].error_bits[2] == 4)
+    status = graph.statuses["arm"]
+    assert list(status.error_bits) == [0, 0, 4, 0, 0, 0]
+    counters = {counter.name: counter.count for counter in status.counters}
+    assert counters["bus_servo_3_temperature"] > 0
+    assert "bus_servo_2_temperature" not in counters
