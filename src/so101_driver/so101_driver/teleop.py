@@ -66,6 +66,8 @@ class Teleop:
     def engage(self, mode: ClutchMode) -> None:
         """Ask to lead; the answer comes with one of the next steps."""
         self._wanted = mode
+        # What ended before this request is no answer to it.
+        self._answer = None
 
     def disengage(self) -> None:
         """Send nothing more: safety brakes and holds."""
@@ -230,6 +232,8 @@ class Teleop:
             self._enter(TeleopState.DISENGAGED, f"the leader answers{why}: {READY}")
 
     def _end(self, code: EndCode, sentence: str) -> None:
+        # Whoever waits for an answer gets this one: no request may act after it.
+        self._wanted = None
         self._answer = Answer(False, sentence, code)
         if self.state is not TeleopState.NO_LEADER:
             self._enter(TeleopState.DISENGAGED, sentence)

@@ -66,7 +66,8 @@ class LeaderReader:
         self._size = _SIZES[0]
         self._heard_ns: dict[int, int] = {}
         try:
-            arm_setup.identify(bus)
+            # Servos with other gears often have other firmware; reading them is the same.
+            arm_setup.identify(bus, allow_mixed_firmware=True)
             _check_identity(bus, calibration, follower)
             _check_limp(bus)
         except BusError as error:

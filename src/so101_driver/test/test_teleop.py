@@ -302,6 +302,30 @@ def test_disengaging_stops_sending_and_each_engagement_is_a_session():
     assert desk.core.session == first + 1
 
 
+def test_letting_go_and_engaging_in_one_cycle_answers_the_newer_request():
+    desk = Desk().follow()
+    desk.core.disengage()
+    desk.core.engage(desk.mode)
+    before = len(desk.answers)
+    desk.step()
+    assert len(desk.answers) == before, "an answer before anything was decided"
+    desk.safety = SafetyState.HOLD
+    desk.step()
+    assert desk.answers[-1].success
+
+
+def test_a_request_that_was_answered_by_an_end_never_acts_later():
+    desk = Desk().follow()
+    desk.missing = True
+    desk.core.engage(desk.mode)
+    desk.safety, desk.follows = SafetyState.ESTOP, False
+    desk.step()
+    assert not desk.answers[-1].success
+    desk.missing, desk.safety, desk.follows = False, SafetyState.HOLD, True
+    desk.step(20)
+    assert desk.core.state is TeleopState.DISENGAGED
+
+
 def test_engaging_twice_changes_nothing():
     desk = Desk(ClutchMode.OFFSET, leader_rad=POSE + 0.5).follow()
     desk.step(10)
@@ -322,3 +346,51 @@ def test_a_clutch_that_fades_has_no_step_at_either_end():
     assert (shares[0], shares[-1]) == (1.0, 0.0)
     speed = np.gradient(shares, times)
     assert np.abs(np.gradient(speed, times)).max() < 6.0 / clutch.fade_s**2
+
+
+def test_whatever_happens_a_session_begins_at_the_follower_and_nothing_is_sent_unasked():
+    """Random requests, leaders, safety states and sources; the properties hold in every step."""
+    rng = np.random.default_rng(4)
+    led = 0
+    for _ in range(150):
+        desk = Desk(rng.choice(list(ClutchMode)), POSE + rng.normal(0.0, 0.3, 6))
+        asked, leading = False, False
+        for _ in range(60):
+            match rng.integers(14):
+                case 0 | 1 | 2:
+                    desk.mode = rng.choice(list(ClutchMode))
+                    desk.core.engage(desk.mode)
+                    asked = True
+                case 3:
+                    desk.core.disengage()
+                    asked = False
+                case 4:
+                    desk.safety = rng.choice(list(SafetyState))
+                case 5 | 6 | 7:
+                    desk.safety, desk.source = SafetyState.HOLD, "teleop"
+                case 8:
+                    desk.source = rng.choice(["teleop", "", "policy"])
+                case 9:
+                    desk.problem = rng.choice(["", "", "gone"])
+                case 10:
+                    desk.missing = bool(rng.integers(2))
+                case 11:
+                    desk.pose_rad = POSE + rng.normal(0.0, 0.2, 6) if rng.integers(3) else None
+                case _:
+                    desk.leader_rad += rng.normal(0.0, 0.02, 6)
+            sent = len(desk.targets)
+            step = desk.step()
+            if len(desk.targets) == sent:
+                assert step.target_rad is None
+            else:
+                assert asked, "nobody asked"
+                assert np.isfinite(step.target_rad).all()
+                assert not desk.problem
+                assert desk.source == "teleop"
+                if not leading:
+                    assert np.allclose(step.target_rad, desk.pose_rad), "a jump"
+                    led += 1
+            leading = desk.core.state is TeleopState.FOLLOWING
+            if step.answer is not None and not step.answer.success:
+                asked = False
+    assert led > 100

@@ -109,6 +109,9 @@ class TeleopNode(NodeBase):
         if self._thread is not None:
             self._thread.join()
             self._thread = None
+        if self._core is not None:
+            # Whoever activates the node again has to engage again.
+            self._core.disengage()
         self._disconnect()
 
     def cleanup(self) -> None:
