@@ -118,6 +118,7 @@ def test_a_real_arm_starts_in_shadow_mode_and_unarmed() -> None:
             "teleop:=true needs leader_calibration",
         ),
         ({"leader_port": "/dev/ttyACM1"}, "'leader_port' is given but nothing uses it"),
+        ({"clutch": "offset"}, "'clutch' is given but nothing uses it"),
         (
             {
                 **{"sim": "false", "calibration": "/a", "port": "/dev/arm", "teleop": "true"},

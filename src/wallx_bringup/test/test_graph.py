@@ -157,6 +157,8 @@ def test_teleoperation_replaces_the_policy_unless_one_is_named(real, optional, t
     assert given["calibration"] == optional["leader_calibration"]
     assert given["follower_calibration"] == dict(nodes["driver"].parameters)["calibration"]
     assert nodes["teleop"].executable == "teleop_node"
+    assert given["clutch"] == "align"
+    assert dict(real(**optional, clutch="offset")["teleop"].parameters)["clutch"] == "offset"
     assert {"policy", "teleop"} <= set(real(**optional, backend="hold"))
     assert "policy" not in real(backend="none")
     assert "teleop" not in real()

@@ -232,6 +232,14 @@ ARGUMENTS: tuple[Argument, ...] = (
         is_path=True,
     ),
     Argument(
+        "clutch",
+        "align",
+        "align",
+        "How engaging teleoperation avoids a jump: align wants the arms in the same pose, offset "
+        "lets their distance fade, relative keeps it.",
+        choices=("align", "offset", "relative"),
+    ),
+    Argument(
         "on_exit",
         "hold",
         "hold",
@@ -293,6 +301,7 @@ class Arguments:
     teleop: bool
     leader_port: str
     leader_calibration: str
+    clutch: str
     on_exit: str
     limits_file: str
     limits_profile: str
@@ -366,16 +375,16 @@ def _check(a: Arguments) -> None:
 
 def _check_teleop(a: Arguments) -> None:
     leader = {"leader_port": a.leader_port, "leader_calibration": a.leader_calibration}
-    given = [name for name, value in leader.items() if value]
-    if a.teleop and len(given) < len(leader):
-        missing = " and ".join(name for name, value in leader.items() if not value)
+    missing = [name for name, value in leader.items() if not value]
+    if a.teleop and missing:
         raise UserError(
-            f"teleop:=true needs {missing}: the serial port of the leader arm, e.g. /dev/ttyACM1, "
+            f"teleop:=true needs {' and '.join(missing)}: the serial port of the leader arm, e.g. /dev/ttyACM1, "
             "and its LeRobot file, e.g. ~/.cache/huggingface/lerobot/calibration/teleoperators/"
             "so_leader/my_leader.json"
         )
-    if given and not a.teleop:
-        raise UserError(f"argument '{given[0]}' is given but nothing uses it: add teleop:=true.")
+    unused = [name for name in (*leader, "clutch") if name in a.given and getattr(a, name)]
+    if unused and not a.teleop:
+        raise UserError(f"argument '{unused[0]}' is given but nothing uses it: add teleop:=true.")
     if a.teleop and a.leader_port == a.port:
         raise UserError(
             f"arguments 'port' and 'leader_port' are both {a.port}: the leader has a port of its "

@@ -185,6 +185,7 @@ def build_graph(
                     ("port", a.leader_port),
                     ("calibration", a.leader_calibration),
                     ("follower_calibration", a.calibration),
+                    ("clutch", a.clutch),
                 ),
             )
         )
