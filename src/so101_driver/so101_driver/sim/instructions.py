@@ -61,7 +61,7 @@ def execute(
         if broadcast and _is_read(parameters[:2]):
             for servo_id in parameters[2:]:
                 same = hearing(servo_id)
-                _add(outcome, [(servo, servo.read(*parameters[:2])) for servo in same])
+                _add(outcome, servo_id, [(servo, servo.read(*parameters[:2])) for servo in same])
     elif packet.instruction == Instruction.SYNC_WRITE:
         if broadcast and len(parameters) >= 2:
             address, size = parameters[:2]
@@ -79,7 +79,7 @@ def execute(
                 and (not broadcast or packet.instruction == Instruction.PING)
                 and _acknowledges(servo, packet)
             ]
-            _add(outcome, answers)
+            _add(outcome, servo_id, answers)
     return outcome
 
 
@@ -121,10 +121,9 @@ def _acknowledges(servo: VirtualServo, packet: InstructionPacket) -> bool:
     return asks or servo.memory.value(reg.RESPONSE_LEVEL) != 0
 
 
-def _add(outcome: Outcome, answers: Iterable[tuple[VirtualServo, bytes]]) -> None:
-    replies = [
-        (servo, protocol.status(servo.bus_id, servo.error, answer)) for servo, answer in answers
-    ]
+def _add(outcome: Outcome, servo_id: int, answers: Iterable[tuple[VirtualServo, bytes]]) -> None:
+    # Under the id that was asked: a servo that was just given another one acknowledges with it too.
+    replies = [(servo, protocol.status(servo_id, servo.error, answer)) for servo, answer in answers]
     if replies:
         outcome.replies.append(replies)
 
