@@ -378,9 +378,9 @@ def _check_teleop(a: Arguments) -> None:
     missing = [name for name, value in leader.items() if not value]
     if a.teleop and missing:
         raise UserError(
-            f"teleop:=true needs {' and '.join(missing)}: the serial port of the leader arm, e.g. /dev/ttyACM1, "
-            "and its LeRobot file, e.g. ~/.cache/huggingface/lerobot/calibration/teleoperators/"
-            "so_leader/my_leader.json"
+            f"teleop:=true needs {' and '.join(missing)}: the serial port of the leader arm, e.g. "
+            "/dev/ttyACM1, and its LeRobot file, e.g. "
+            "~/.cache/huggingface/lerobot/calibration/teleoperators/so_leader/my_leader.json"
         )
     unused = [name for name in (*leader, "clutch") if name in a.given and getattr(a, name)]
     if unused and not a.teleop:
