@@ -119,7 +119,8 @@ def _run(options: argparse.Namespace, console: Console, given: Answers | None) -
     file = None if writes else load(path)
     port = options.port or only_port()
     with _open(port) as bus:
-        arm_setup.identify(bus)
+        # Firmware makes no difference to an encoder.
+        arm_setup.identify(bus, allow_mixed_firmware=True)
         job = Job(options, kind, bus, console, given)
         console.print(f"{kind.value.capitalize()} on {port}, file {path}")
         if options.from_servos:

@@ -6,6 +6,7 @@ to a servo before the result is known to be good.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -115,17 +116,22 @@ class Sweep:
         self._mid = dict(mid)
         # Continuous ticks: they do not jump where the encoder begins a new turn.
         self.now = dict.fromkeys(JOINT_NAMES, MID_TICK)
+        self._latest = {name: deque([MID_TICK] * 3, maxlen=3) for name in JOINT_NAMES}
         self.low: dict[str, int] = {}
         self.high: dict[str, int] = {}
 
     def add(self, actual: Mapping[str, int]) -> None:
         """Take encoder readings of some joints.
 
-        Between two readings of a joint it must turn by less than half a turn; at 50 readings a
-        second no hand is that fast.
+        Of three the middle one counts: a byte garbled on the wire passes one checksum in 256, and
+        must not become a stop. Between two readings a joint must turn by less than half a turn;
+        at 50 readings a second no hand is that fast.
         """
         for name, reading in actual.items():
-            now = self.now[name] + turned(self._mid[name] + self.now[name] - MID_TICK, reading)
+            before = self.now[name]
+            latest = self._latest[name]
+            latest.append(before + turned(self._mid[name] + before - MID_TICK, reading))
+            now = sorted(latest)[1]
             self.now[name] = now
             self.low[name] = min(now, self.low.get(name, now))
             self.high[name] = max(now, self.high.get(name, now))

@@ -106,7 +106,6 @@ class Walk:
 
     def _samples(self) -> list[Mapping[str, int]]:
         samples = []
-        self._heard_s.clear()
         while len(samples) < _SAMPLES:
             readings = self._read()
             if len(readings) == len(JOINT_NAMES):
@@ -163,7 +162,6 @@ class Walk:
     def _follow(self, sweep: Sweep) -> None:
         """Record positions until a line is entered."""
         self._console.print("Press Enter when all of them are done.")
-        self._heard_s.clear()
         drawn_s = 0.0
         with (
             self._answers.quiet(),
@@ -196,6 +194,8 @@ class Walk:
 
     def _ask(self, question: str) -> str:
         answer = self._answers.ask(question).lower()
+        # Nobody was asked anything meanwhile.
+        self._heard_s.clear()
         _cancel_on_q(answer)
         return answer
 

@@ -97,6 +97,9 @@ class Hand:
                 steps = max(2, round(abs(end - begin) / 700))
                 for share in np.linspace(0, 1, steps + 1)[1:]:
                     yield name, round(begin + share * (end - begin))
+                # A hand rests at the stops.
+                yield name, end
+                yield name, end
 
     def quiet(self):
         return contextlib.nullcontext()
