@@ -87,6 +87,22 @@ def test_wrong_scripts_are_refused_by_line_and_key(text: str, words: tuple[str, 
         assert word in str(error.value), str(error.value)
 
 
+def test_the_documentation_lists_every_fault_with_its_options_and_its_example_works() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "virtual-arm.md").read_text(encoding="utf-8")
+    rows = {
+        cells[1].strip(" `"): {option.strip(" *").split(" ")[0] for option in cells[2].split(",")}
+        for cells in (line.split("|") for line in text.splitlines() if line.startswith("| `"))
+        if len(cells) == 5
+    }
+    for kind in FaultKind:
+        with pytest.raises(UserError) as error:
+            Fault.from_mapping({"fault": kind.value, "no_such_option": 1})
+        options = set(str(error.value).rstrip(".").split(" has ")[1].split(", "))
+        assert rows[kind.value] - {""} == options - {"at_s", "for_s"}, kind
+    example = text.split("```yaml")[1].split("```")[0]
+    assert len(FaultScript.from_text(example).faults) == 4
+
+
 def test_an_absent_script_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"absent\.yaml"):
         FaultScript.from_file(tmp_path / "absent.yaml")
