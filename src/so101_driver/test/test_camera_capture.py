@@ -69,10 +69,12 @@ class Listener:
         self.pictures: list[StampedPicture] = []
         self.changes: list[str] = []
         self.crashes: list[Exception] = []
+        self.busy = threading.Event()
         self.may_take = threading.Event()
         self.may_take.set()
 
     def deliver(self, picture: StampedPicture) -> None:
+        self.busy.set()
         self.may_take.wait(5.0)
         self.pictures.append(picture)
 
@@ -118,8 +120,7 @@ def test_a_slow_listener_gets_the_newest_and_the_rest_is_counted(started) -> Non
     capture, listener = started(source)
     listener.may_take.clear()
     source.step()
-    until(lambda: capture.counters["pictures"] == 1)
-    time.sleep(0.02)  # the first is in the listener's hands now
+    assert listener.busy.wait(5.0)
     source.step(4)
     until(lambda: capture.counters["pictures"] == 5)
     listener.may_take.set()

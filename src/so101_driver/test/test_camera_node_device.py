@@ -187,7 +187,7 @@ def test_the_devices_stamps_are_used_and_mapped_to_ros_time(bench: Bench) -> Non
     bench.wait("a report", lambda: bench.reported("pictures per second") is not None)
     values = bench.reported("pictures per second")
     assert values["stamps"] == "the device's own stamps"
-    assert 1e3 * AGE_S - 1 <= float(values["latency_p50_ms"]) < 1e3 * AGE_S + 50
+    assert 1e3 * AGE_S - 1 <= float(values["latency_p50_ms"]) < 500
 
 
 def test_without_stamps_the_latency_is_subtracted_and_said(bench: Bench) -> None:

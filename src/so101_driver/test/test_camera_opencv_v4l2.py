@@ -45,7 +45,7 @@ for _ in range(5):
     picture = source.read()
     age_ms = (time.monotonic_ns() - picture.device_ns) * 1e-6
     same = picture.jpeg == whole
-    print("picture", same, 9 <= age_ms < 200, picture.rgb()[10, 10, 0] > 200)
+    print("picture", same, 9 <= age_ms < 2000, picture.rgb()[10, 10, 0] > 200)
 try:
     DeviceSource(path, SourceSettings(width=320, height=240)).open()
 except SourceError as error:

@@ -59,7 +59,7 @@ def test_the_model_infers_from_the_pictures_of_the_camera_nodes(
         chunk = graph.latest["action_chunk"]
         assert list(chunk.camera_names) == ["face_view", "wrist_view"]
         stamps = [s.sec + s.nanosec * 1e-9 for s in chunk.camera_stamps]
-        assert abs(stamps[0] - stamps[1]) < 0.2
+        assert abs(stamps[0] - stamps[1]) < 0.5
         assert set(graph.runner.pids) >= {"face_camera", "wrist_camera", "sim", "policy"}
 
 
