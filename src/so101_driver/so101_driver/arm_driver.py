@@ -101,7 +101,6 @@ class ArmDriver:
         )
         self.cycle_times = PeriodStatistics(PERIOD_NS * 1e-9)
         self._errors: dict[int, ServoError] = {}
-        self._missing: frozenset[int] = frozenset()
         self._extra_bytes = 0
         self._port_lost = False
         self._command_ns = 0
@@ -266,14 +265,13 @@ class ArmDriver:
             )
         if detailed:
             self.details.update(readings)
-        missing = frozenset(SERVO_IDS).difference(readings)
-        # Whoever answers again may have lost its supply meanwhile.
-        returned = not self._missing <= missing
-        self._missing = missing
+        missing = len(readings) < len(SERVO_IDS)
         states: dict[int, Reading] = {}
-        if returned or cycle % _SWEEP_EVERY == _SWEEP_EVERY // 2:
+        if cycle % _SWEEP_EVERY == _SWEEP_EVERY // 2 or not self._core.unverified.isdisjoint(
+            readings
+        ):
             states = self._bus.sync_read(STATE_ADDRESS, STATE_SIZE + self._extra_bytes)
-            missing |= frozenset(SERVO_IDS).difference(states)
+            missing = missing or len(states) < len(SERVO_IDS)
         if missing:
             self._extra_bytes = (self._extra_bytes + 1) % _SIZES
         for reading in (*readings.values(), *states.values()):

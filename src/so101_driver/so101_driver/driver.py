@@ -72,6 +72,7 @@ class DriverCore:
         self._goal_written_ns: int | None = None
         self._port_lost: Reason | None = None
         self._accelerations: dict[int, int] = {}
+        self._unverified: set[int] = set()
         self._filter = ReadingFilter()
         self._silence = SilenceWatch(config.max_bad_cycles, config.bus_silence_s)
 
@@ -79,6 +80,14 @@ class DriverCore:
     def torque(self) -> TorquePhase:
         """What the driver wants of the torque."""
         return self._torque.phase
+
+    @property
+    def unverified(self) -> frozenset[int]:
+        """Servos that missed an answer and may have lost their supply, until their state is read.
+
+        They are not written goals: a goal would switch a fallen servo on with full torque.
+        """
+        return frozenset(self._unverified)
 
     # Starting.
 
@@ -103,6 +112,7 @@ class DriverCore:
         self._torque.start(states, full_limits, overload, ratings, now_ns)
         self._silence.start(now_ns)
         self._filter.start()
+        self._unverified.clear()
         self._gate.start()
         self._accelerations = {
             servo_id: state.acceleration for servo_id, state in zip(SERVO_IDS, states, strict=True)
@@ -164,6 +174,7 @@ class DriverCore:
         self._port_lost = None
         self._silence.start(now_ns)
         self._filter.start()
+        self._unverified.clear()
         self._gate.demand_resync()
         goals = [state.goal_ticks for state in states]
         found = dict(zip(SERVO_IDS, states, strict=True))
@@ -212,6 +223,12 @@ class DriverCore:
         bounded = np.clip(wanted, *self._bounds())
         if not np.array_equal(bounded, wanted):
             self.counters["position_clamped"] += 1
+        if self._unverified:
+            self.counters["goals_withheld"] += 1
+            withheld = [SERVO_IDS.index(servo_id) for servo_id in self._unverified]
+            bounded[withheld] = self._goal_rad[withheld]
+            if len(withheld) == len(SERVO_IDS):
+                return CommandResult()
         written_ns = self._goal_written_ns
         paused = written_ns is None or self._goals_silent(now_ns)
         elapsed_s = None if paused else (now_ns - written_ns) * 1e-9
@@ -222,7 +239,10 @@ class DriverCore:
         self._goal_rad = reachable
         self._goal_ticks = ticks
         self._goal_written_ns = now_ns
-        return CommandResult(Write(reg.GOAL_POSITION, dict(zip(SERVO_IDS, ticks, strict=True))))
+        goals = dict(zip(SERVO_IDS, ticks, strict=True))
+        for servo_id in self._unverified:
+            del goals[servo_id]
+        return CommandResult(Write(reg.GOAL_POSITION, goals))
 
     def _bounds(self) -> tuple[Array, Array]:
         """Position limits, wider where the arm started outside: from there it may only return."""
@@ -253,6 +273,7 @@ class DriverCore:
         if len(believed) < len(readings):
             self.counters["implausible_reading"] += len(readings) - len(believed)
             readings = believed
+        self._unverified.update(i for i in SERVO_IDS if i not in readings)
         silent = self._silence.update(readings, now_ns)
         if silent is not None:
             self.set_fault(silent)
@@ -285,6 +306,8 @@ class DriverCore:
         lost packet left behind are taken as they are, once none have been written for a while.
         """
         self._note_fallen(states)
+        if self.fault is None or self.fault.code is not ReasonCode.POWER_CYCLED:
+            self._unverified.difference_update(states)
         self._torque.take(states)
         if self.torque is TorquePhase.OFF:
             return self._torque.corrections(states)
@@ -363,6 +386,8 @@ class DriverCore:
             return DriverState.ACTIVE, self._weakness()
         if self._gate.silent(now_ns):
             return DriverState.HOLDING, reasons.NO_COMMANDS
+        if len(self._unverified) == len(SERVO_IDS):
+            return DriverState.HOLDING, reasons.BUS_MUTE
         if self._gate.several_sources:
             return DriverState.HOLDING, reasons.MULTIPLE_SOURCES
         return DriverState.HOLDING, reasons.DESYNC if self._gate.desync else reasons.NO_COMMANDS

@@ -78,6 +78,9 @@ DESYNC = Reason(
 NO_COMMANDS = Reason(
     ReasonCode.NO_COMMANDS, "no commands come: call safety/arm, if the safety node runs"
 )
+BUS_MUTE = Reason(
+    ReasonCode.BUS_SILENT, "no servo answers at the moment: goals are withheld until they do"
+)
 BUS_SILENT = Reason(
     ReasonCode.BUS_SILENT,
     "no servo answers any more: check the power supply and the cable, then call driver/set_torque",

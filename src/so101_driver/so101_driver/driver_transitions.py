@@ -118,6 +118,13 @@ DRIVER_TRANSITIONS = (
         _HOLDS,
     ),
     DriverTransition(
+        (ACTIVE, HOLDING),
+        HOLDING,
+        (Code.BUS_SILENT,),
+        "all servos are silent for 0.1 s while commands come, which are withheld",
+        _HOLDS,
+    ),
+    DriverTransition(
         (ACTIVE, HOLDING), FAULT, (Code.BUS_SILENT,), "all servos are silent for 0.2 s", _HOLDS
     ),
     DriverTransition(

@@ -444,6 +444,38 @@ def test_a_servo_back_from_a_power_failure_is_a_fault_and_not_commanded(bench):
     assert bench.stream(bench.goal_rad, 3) == {Refusal.FAULT}
 
 
+def test_a_servo_that_missed_an_answer_gets_no_goal_until_its_state_is_known(bench):
+    """It may have lost its supply, and a goal would switch it on wherever it has fallen."""
+    bench.stream(bench.goal_rad, 2)
+    before = bench.goal.copy()
+    bench.core.observe(readings(bench.now_ns, [1, 3, 4, 5, 6]), bench.now_ns)
+    bench.wait(0.01)
+    command = Command(JOINT_NAMES, bench.ros_ns, tuple((bench.goal_rad + 0.01).tolist()))
+    written = bench.core.command(command, bench.ros_ns, bench.now_ns).write.values
+    assert sorted(written) == [1, 3, 4, 5, 6]
+    assert bench.snapshot().goal_rad[1] == pytest.approx(CALIBRATION.ticks_to_rad(before)[1])
+    bench.core.observe(readings(bench.now_ns), bench.now_ns)
+    assert bench.core.unverified == {2}
+    bench.core.check_states({2: states()[1]}, bench.now_ns)
+    assert bench.core.unverified == frozenset()
+    bench.wait(0.01)
+    assert bench.send(bench.goal_rad + 0.01) is None
+    assert bench.core.counters["goals_withheld"] == 1
+
+
+def test_no_goal_is_written_while_nobody_answers(bench):
+    bench.stream(bench.goal_rad, 2)
+    goal = bench.snapshot().goal_rad
+    bench.core.observe({}, bench.now_ns)
+    for _ in range(3):
+        bench.wait(0.01)
+        command = Command(JOINT_NAMES, bench.ros_ns, tuple((bench.goal_rad + 0.01).tolist()))
+        assert bench.core.command(command, bench.ros_ns, bench.now_ns).write is None
+    assert bench.snapshot().goal_rad == pytest.approx(goal)
+    bench.core.check_states(dict(zip(SERVO_IDS, states(), strict=True)), bench.now_ns)
+    assert bench.stream(bench.goal_rad + 0.01, 2) == {None}
+
+
 def test_servos_found_limp_explain_why_they_were_silent(bench):
     for _ in range(4):
         bench.wait(0.01)

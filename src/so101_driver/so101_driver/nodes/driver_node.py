@@ -76,6 +76,7 @@ class DriverNode(NodeBase):
         self._joint_states = self.create_publisher(JointState, "joint_states", reliable())
         self._status = self.create_publisher(DriverStatus, "driver/status", latched())
         self._commands_topic = self.resolve_topic_name("joint_commands")
+        self._safety_topic = self.resolve_topic_name("safety/status")
         self.create_subscription(JointState, "joint_commands", self._on_command, best_effort(1))
         # Taken by the servo thread: it comes together with a command, which must not wait for it.
         self._safety = PolledSubscription(self, SafetyStatus, "safety/status", latched())
@@ -277,7 +278,7 @@ class DriverNode(NodeBase):
             answer = Answer(False, "the driver is not active")
         elif request.data:
             answer = self._arm.give_torque(_REQUEST_TIMEOUT_S)
-        elif self._safety_phase in (None, SafetyPhase.DISARMED):
+        elif self._safety_phase is SafetyPhase.DISARMED or not self._safety_runs():
             answer = self._release(self.p.torque_ramp_s)
         else:
             answer = Answer(
@@ -285,6 +286,9 @@ class DriverNode(NodeBase):
                 "the safety node is not DISARMED: call safety/disarm first, or driver/release",
             )
         return _respond(response, answer)
+
+    def _safety_runs(self) -> bool:
+        return self.count_publishers(self._safety_topic) > 0
 
     def _release(self, duration_s: float) -> Answer:
         if self._arm is None:
