@@ -35,7 +35,7 @@ from so101_driver.sim.arm_simulation import ArmSimulation
 from so101_driver.sim.hands import Hand
 from so101_driver.sim.leader_arm import LeaderArm
 from so101_driver.teleop import Teleop
-from so101_driver.teleop_leader import FLICKER_TICKS
+from so101_driver.teleop_smoothing import HandFilter, Play
 from so101_driver.teleop_types import (
     ClutchMode,
     FollowerView,
@@ -141,7 +141,7 @@ class Cell:
         self.unplugged = False
         self.tick = 0
         self.goal_rad = START_RAD
-        self._ticks: np.ndarray | None = None
+        self._play, self._filter = Play(), HandFilter()
         self._state = State.DISARMED
 
     @property
@@ -202,12 +202,10 @@ class Cell:
         ]
 
     def _read(self) -> np.ndarray:
-        """What the bus gives: ticks that flicker, less the play of the reader."""
+        """What the reader makes of ticks that flicker."""
         ticks = np.array([servo.present_ticks() for servo in self.leader.servos.values()], float)
-        if self._ticks is not None:
-            ticks = np.clip(self._ticks, ticks - FLICKER_TICKS, ticks + FLICKER_TICKS)
-        self._ticks = ticks
-        return self.leader_calibration.ticks_to_rad(ticks)
+        position_rad = self.leader_calibration.ticks_to_rad(self._play.update(ticks))
+        return self._filter.update(position_rad, self.now_ns)
 
 
 def story() -> tuple[Recording, Limits]:

@@ -9,7 +9,6 @@ written to it.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from so101_driver import arm_setup
 from so101_driver import registers as reg
@@ -19,13 +18,11 @@ from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS
 from so101_driver.protocol import ServoError
 from so101_driver.readings import servo_name
+from so101_driver.teleop_smoothing import HandFilter, Play
 from so101_driver.teleop_types import LeaderSample
 
 FASTEST_RAD_S = 30.0
 """No hand is faster (recorded ones peak at 16 rad/s); an encoder that passes its end is."""
-
-FLICKER_TICKS = 1.0
-"""A tenth of a degree of play, within which a joint of the leader counts as still."""
 
 MOST_JUMPS = 3
 """Consecutive impossible positions after which they are no single bad readings any more."""
@@ -59,7 +56,8 @@ class LeaderReader:
         self.errors: dict[int, ServoError] = {}
         self._bus = bus
         self._calibration = calibration
-        self._ticks: NDArray[np.float64] | None = None
+        self._play = Play()
+        self._filter = HandFilter()
         self._last: LeaderSample | None = None
         self._jumped = ""
         self._jumps_in_a_row = 0
@@ -95,14 +93,11 @@ class LeaderReader:
             ],
             dtype=np.float64,
         )
-        if self._ticks is not None:
-            # Encoders flicker by a tick, which a follower would hum with: a hand that is still
-            # gives targets that are.
-            ticks = np.clip(self._ticks, ticks - FLICKER_TICKS, ticks + FLICKER_TICKS)
-        self._ticks = ticks
         stamp_ns = min(reading.stamp_ns for reading in readings.values())
-        sample = LeaderSample(stamp_ns, self._calibration.ticks_to_rad(ticks))
-        return self._plausible(sample)
+        sample = LeaderSample(stamp_ns, self._calibration.ticks_to_rad(self._play.update(ticks)))
+        if not self._plausible(sample):
+            return None
+        return LeaderSample(stamp_ns, self._filter.update(sample.position_rad, stamp_ns))
 
     def silent(self, now_ns: int, longer_than_s: float) -> str:
         """Name the servos that have been silent for longer; empty when all answer."""
@@ -123,7 +118,8 @@ class LeaderReader:
         jumped, self._jumped = self._jumped, ""
         return jumped
 
-    def _plausible(self, sample: LeaderSample) -> LeaderSample | None:
+    def _plausible(self, sample: LeaderSample) -> bool:
+        """Whether a hand can have moved so since the last good reading."""
         last = self._last
         if last is not None:
             moved_rad = np.abs(sample.position_rad - last.position_rad)
@@ -133,11 +129,12 @@ class LeaderReader:
                 self.jumps += 1
                 self._jumps_in_a_row += 1
                 if self._jumps_in_a_row < MOST_JUMPS:
-                    return None
+                    return False
                 self._jumped = JOINT_NAMES[worst]
+                self._filter = HandFilter()
         self._jumps_in_a_row = 0
         self._last = sample
-        return sample
+        return True
 
 
 def _check_identity(bus: ServoBus, calibration: Calibration, follower: Calibration | None) -> None:
