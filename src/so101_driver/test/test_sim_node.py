@@ -26,6 +26,7 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
 
 from so101_driver import protocol
@@ -177,6 +178,39 @@ def _stamp_s(marker: Any) -> float:
     return marker.header.stamp.sec + marker.header.stamp.nanosec * 1e-9
 
 
+def test_faults_come_from_a_file_and_from_a_topic(sim: Sim, tmp_path: Path) -> None:
+    script = tmp_path / "faults.yaml"
+    script.write_text("- {fault: mute, servo: 4}\n")
+    sim.start("cameras:=false", f"faults:={script}")
+    faults = sim.node.create_publisher(String, "sim/fault", 10)
+
+    def say(text: str, answer: str) -> None:
+        sim.wait("subscriber", lambda: faults.get_subscription_count() > 0)
+        faults.publish(String(data=text))
+        sim.wait(answer, lambda: answer in sim.text())
+
+    port = sim.open_port()
+    assert heard(port) == [1, 2, 3, 5, 6]
+    say("clear", "faults cleared")
+    assert heard(port) == [1, 2, 3, 4, 5, 6]
+    say("fault: mute, servo: 9", "there is no servo 9")
+    say("rubbish", "'rubbish' is no fault")
+    first = os.readlink(sim.link)
+    say("fault: unplug, for_s: 1.0", "fault unplug injected")
+    sim.wait("unplugged", lambda: not os.path.lexists(sim.link))
+    os.close(port)
+    port = sim.open_port()
+    assert heard(port) == [1, 2, 3, 4, 5, 6]
+    assert first.startswith("/dev/pts/")
+    os.close(port)
+
+
+def heard(port: int) -> list[int]:
+    os.write(port, protocol.sync_read(range(1, 7), 56, 4))
+    time.sleep(0.1)
+    return [packet.servo_id for packet in protocol.StatusParser().feed(os.read(port, 4096))]
+
+
 def test_keeps_answering_after_signals_until_the_driver_closes_the_port(sim: Sim) -> None:
     sim.start()
     port = sim.open_port()
@@ -241,6 +275,7 @@ def test_dead_renderer_ends_the_simulator_with_a_sentence(sim: Sim) -> None:
     [
         (("calibration:=/no/such.json",), "cannot read the calibration /no/such.json"),
         (("port_link:=/proc/arm",), "cannot make the link /proc/arm"),
+        (("faults:=/no/such.yaml",), "cannot read the fault script /no/such.yaml"),
         (("camera_rate_hz:=500.0",), "camera_rate_hz must be at most 60"),
     ],
 )
