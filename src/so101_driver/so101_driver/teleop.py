@@ -30,6 +30,9 @@ from so101_driver.teleop_types import (
 TAKE_OVER_TIMEOUT_S = 4.0
 """Changing the source and braking take a second at most."""
 
+DISCOVERY_S = 1.0
+"""What has not been heard of the follower when engaging may still come for so long."""
+
 READY = "call teleop/engage with data: true to lead"
 _AGAIN = "then call teleop/engage"
 
@@ -142,6 +145,10 @@ class Teleop:
             self._give_up_late(now_ns, "did not come to rest for")
         return False
 
+    def _just_asked(self, now_ns: int) -> bool:
+        taking_over = self.state is TeleopState.TAKING_OVER
+        return taking_over and now_ns - self._since_ns <= DISCOVERY_S * 1e9
+
     def _give_up_late(self, now_ns: int, what: str) -> None:
         if now_ns - self._since_ns > TAKE_OVER_TIMEOUT_S * 1e9:
             self._end(
@@ -156,6 +163,8 @@ class Teleop:
         if leader is None:
             return
         if pose_rad is None or not np.isfinite(pose_rad).all():
+            if self._just_asked(now_ns):
+                return
             self._end(
                 EndCode.NO_POSE, f"the follower's pose is unknown: see driver/status, {_AGAIN}"
             )
@@ -197,6 +206,8 @@ class Teleop:
     def _may_go_on(self, now_ns: int, follower: FollowerView) -> bool:
         """End the engagement when the follower cannot, or shall not, be led any more."""
         safety = follower.safety
+        if safety is SafetyState.UNKNOWN and self._just_asked(now_ns):
+            return True
         if safety in _STOPS:
             code, sentence = _STOPS[safety]
             reason = f" ({follower.reason})" if follower.reason else ""

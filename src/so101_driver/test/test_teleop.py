@@ -287,6 +287,22 @@ def test_an_unknown_follower_is_refused():
     desk = Desk()
     desk.pose_rad = None
     assert desk.engage().code is EndCode.NO_POSE
+    assert not desk.targets
+
+
+def test_what_comes_within_a_moment_of_engaging_is_waited_for():
+    """Discovery takes a while after the start of a graph."""
+    desk = Desk()
+    desk.safety, desk.pose_rad = SafetyState.UNKNOWN, None
+    desk.core.engage(desk.mode)
+    desk.step(20)
+    desk.safety = SafetyState.HOLD
+    desk.step(20)
+    assert not desk.answers
+    desk.pose_rad = POSE.copy()
+    desk.step()
+    assert desk.answers[-1].success
+    assert np.allclose(desk.targets[0], POSE)
 
 
 def test_disengaging_stops_sending_and_each_engagement_is_a_session():
