@@ -190,6 +190,20 @@ def test_half_a_packet_before_unplugging_does_not_eat_the_first_one_after(
     again.close()
 
 
+def test_replugging_waits_while_something_else_is_in_the_links_place(bus: VirtualBus) -> None:
+    with bus.fault(FaultKind.UNPLUG):
+        bus.link.write_text("in the way")
+    assert bus.port == ""
+    bus.link.unlink()
+    deadline_s = time.monotonic() + 2.0
+    while not bus.port:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+    client = Client(bus.link)
+    assert client.ping(1)
+    client.close()
+
+
 def test_plugged_and_unplugged_often_it_leaves_no_descriptors(bus: VirtualBus) -> None:
     def count() -> int:
         return len(os.listdir("/proc/self/fd"))
@@ -327,6 +341,9 @@ def test_fresh_servos_share_id_1_until_they_are_given_their_own() -> None:
             client.write(1, reg.LOCK, 0)
             client.write(1, reg.ID, servo_id)
             assert client.ping(servo_id)
+        with bus.fault(FaultKind.MUTE, servo=3):
+            assert arm.connected == (2,)
+        assert arm.connected == (2,)
         arm.connect({1, 2, 3})
         assert [servo_id for servo_id in (1, 5, 6) if client.ping(servo_id)] == [1, 5, 6]
         # A broadcast ping is answered by all, one after the other.

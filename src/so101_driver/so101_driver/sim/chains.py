@@ -9,7 +9,7 @@ from typing import Protocol
 
 from so101_driver import registers as reg
 from so101_driver.joints import SERVO_IDS
-from so101_driver.sim.virtual_servo import IdealServo, ServoFaults, VirtualServo
+from so101_driver.sim.virtual_servo import IdealServo, VirtualServo
 
 
 class ServoChain(Protocol):
@@ -66,11 +66,11 @@ class FactoryServos(IdealArm):
     @property
     def connected(self) -> tuple[int, ...]:
         """Numbers of the connected servos."""
-        return tuple(n for n, servo in self.servos.items() if not servo.faults.unpowered)
+        return tuple(n for n, servo in self.servos.items() if servo.connected)
 
     def connect(self, numbers: Iterable[int]) -> None:
         """Connect exactly these servos; one without a cable has no supply either."""
         wanted = set(numbers)
         with self.lock:
             for number, servo in self.servos.items():
-                servo.set_faults(ServoFaults(unpowered=number not in wanted), self.now_s)
+                servo.connect(number in wanted, self.now_s)

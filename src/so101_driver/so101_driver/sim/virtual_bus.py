@@ -17,6 +17,7 @@ from typing import Self
 
 from so101_driver import protocol
 from so101_driver import registers as reg
+from so101_driver.errors import UserError
 from so101_driver.joints import SERVO_IDS
 from so101_driver.protocol import InstructionPacket
 from so101_driver.sim.chains import IdealArm, ServoChain
@@ -234,7 +235,8 @@ class VirtualBus:
                 self._injector.update(self.arm.now_s)
                 nap_s = min(self._injector.next_change_s() - self.arm.now_s, _LONGEST_NAP_S)
                 endless = math.isinf(self._injector.next_change_s())
-            self._plug_or_unplug()
+            if not self._plug_or_unplug():
+                nap_s, endless = _LONGEST_NAP_S, False
             poller = select.poll()
             poller.register(self._wake_read, select.POLLIN)
             if self._terminal.descriptor >= 0:
@@ -250,14 +252,20 @@ class VirtualBus:
                 self._hung_up.set()
                 return
 
-    def _plug_or_unplug(self) -> None:
+    def _plug_or_unplug(self) -> bool:
+        """Bring the terminal into the state that the faults ask for; False if that must wait."""
         if self._injector.plugged == (self._terminal.descriptor >= 0):
-            return
-        if self._injector.plugged:
-            self._terminal.plug()
-        else:
+            return True
+        if not self._injector.plugged:
             self._terminal.unplug()
             self._parser.reset()
+            return True
+        try:
+            self._terminal.plug()
+        except UserError:
+            # Somebody has put something else in the link's place meanwhile.
+            return False
+        return True
 
     def _receive(self) -> bool:
         """Take what has come and answer it; returns False when the last client has left."""

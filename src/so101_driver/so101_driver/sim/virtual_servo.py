@@ -116,6 +116,7 @@ class VirtualServo:
         self.settings = DriveSettings()
         self.protections = Protections()
         self.faults = ServoFaults()
+        self._connected = True
         self._identity: dict[Register, int] = {}
         self._pending_write: tuple[int, bytes] | None = None
         self._dither = random.Random(f"{seed} {servo_id}")
@@ -128,6 +129,11 @@ class VirtualServo:
         """The id that it answers to."""
         answers_as = self.faults.answers_as
         return self.memory.value(reg.ID) if answers_as is None else answers_as
+
+    @property
+    def connected(self) -> bool:
+        """Whether it is on the cable, which brings its supply too."""
+        return self._connected
 
     @property
     def overload_trips(self) -> int:
@@ -160,8 +166,8 @@ class VirtualServo:
 
     def listens(self, now_s: float) -> bool:
         """Whether it takes packets now."""
-        silent = self.muted or self.faults.mute or self.faults.unpowered
-        return not silent and now_s >= self.memory.saving_until_s()
+        silent = self.muted or self.faults.mute
+        return self._powered and not silent and now_s >= self.memory.saving_until_s()
 
     def read(self, address: int, size: int) -> bytes:
         """Return registers as a READ at this moment would."""
@@ -223,10 +229,17 @@ class VirtualServo:
         self.memory.power_cycle(now_s)
         self._restart()
 
+    def connect(self, connected: bool, now_s: float) -> None:
+        """Put it on the cable, or take it off."""
+        if connected != self._connected:
+            self._connected = connected
+            self.power_cycle(now_s)
+
     def set_faults(self, faults: ServoFaults, now_s: float) -> None:
         """Let these faults replace the ones before."""
+        was_powered = self._powered
         before, self.faults = self.faults, faults
-        if before.unpowered != faults.unpowered:
+        if self._powered != was_powered:
             self.power_cycle(now_s)
         if faults.overload and not before.overload:
             self.protections.trip()
@@ -259,6 +272,10 @@ class VirtualServo:
         torque = self.plant.step(now_s, dt_s, self.position_rad, self.velocity_radps, self.settings)
         self.protections.step(dt_s, self.plant.duty, self.plant.current_a)
         return torque
+
+    @property
+    def _powered(self) -> bool:
+        return self._connected and not self.faults.unpowered
 
     @property
     def _multi_turn(self) -> bool:
@@ -297,9 +314,7 @@ class VirtualServo:
         model = self.plant.model
         settings = self.settings
         settings.enabled = (
-            value(reg.TORQUE_ENABLE) == 1
-            and value(reg.OPERATING_MODE) == 0
-            and not self.faults.unpowered
+            value(reg.TORQUE_ENABLE) == 1 and value(reg.OPERATING_MODE) == 0 and self._powered
         )
         settings.proportional = value(reg.P_GAIN) / _REFERENCE_P
         settings.derivative = value(reg.D_GAIN) / _REFERENCE_D
