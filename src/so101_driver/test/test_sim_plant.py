@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("mujoco")
 
 from so101_driver.sim.arm_simulation import ArmSimulation
+from so101_driver.sim.parts import FOLLOWER_7V4, FOLLOWER_12V, ServoPart
 from so101_driver.sim.plant import DriveSettings, ServoModel, ServoPlant
 from so101_driver.sim.virtual_servo import VirtualServo
 
@@ -212,3 +213,21 @@ def test_supply_sags_under_load_and_current_follows_duty() -> None:
     current = reg.PRESENT_CURRENT.decode_from(block, reg.DIAGNOSTICS_ADDRESS)
     assert load < -100
     assert current * reg.CURRENT_A == pytest.approx(0.03 + abs(load) * 1e-3 * 2.7, abs=0.02)
+
+
+def test_an_arm_of_seven_volt_servos_is_slower_and_softer_and_says_its_supply() -> None:
+    def held(part: ServoPart) -> tuple[float, float, float]:
+        arm = ArmSimulation(start_rad=(-1.0, 0.0, 0.0, 0.0, 0.0, 0.0), part=part)
+        arm.enable_torque()
+        arm.set_goals_rad([1.0, 0.9, -0.9, 0.0, 0.0, 0.0])
+        fastest = 0.0
+        for _ in range(500):
+            arm.step()
+            fastest = max(fastest, arm.world.joint_velocities_radps()[0])
+        volts = arm.servos[1].read(reg.PRESENT_VOLTAGE.address, 1)[0] * reg.VOLTAGE_V
+        return fastest, arm.joints_rad()[1] - 0.9, volts
+
+    strong, weak = held(FOLLOWER_12V), held(FOLLOWER_7V4)
+    assert weak[0] < 3.4 < strong[0]
+    assert weak[1] > strong[1] + 0.01 > 0.02
+    assert (strong[2], weak[2]) == (pytest.approx(12.1, abs=0.2), pytest.approx(5.0, abs=0.2))
