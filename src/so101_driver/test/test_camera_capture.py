@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from so101_driver.camera_capture import CameraCapture, StampedPicture
 from so101_driver.camera_source import Description, Picture, SourceError, SourceKind
-from so101_driver.camera_stamps import Arrival, StampMapper
+from so101_driver.camera_stamps import Arrival, StampMapper, StampSource
 
 PICTURE = np.zeros((4, 6, 3), np.uint8)
 
@@ -25,6 +25,7 @@ class FakeSource:
         self.size = (6, 4)
         self.plugged = True
         self.refuses = ""
+        self.stamps = False
         self.opens = 0
         self.closed = False
         self.threads: set[int] = set()
@@ -47,7 +48,8 @@ class FakeSource:
             assert self._allowed.acquire(timeout=10.0), "the test let no picture through"
         if not self.plugged:
             raise SourceError("camera fake sends nothing.")
-        return Picture(*self.size, bgr=PICTURE)
+        device_ns = time.monotonic_ns() if self.stamps else None
+        return Picture(*self.size, bgr=PICTURE, device_ns=device_ns)
 
     def describe(self) -> Description:
         return Description(SourceKind.DEVICE, "fake", 6, 4, self.rate_hz, "MJPG")
@@ -146,6 +148,21 @@ def test_an_unplugged_camera_comes_back_without_a_restart(started) -> None:
     until(lambda: len(listener.pictures) == 2)
     assert listener.changes == ["camera fake sends nothing.", ""]
     assert capture.counters["reconnections"] == 1
+
+
+def test_a_camera_that_comes_back_may_stamp_its_pictures_again(started) -> None:
+    source = FakeSource()
+    capture, _ = started(source)
+    source.step()
+    until(lambda: capture._stamps.source is StampSource.ARRIVAL)
+    source.plugged = False
+    source.step()
+    until(lambda: bool(capture.problem))
+    source.plugged = source.stamps = True
+    until(lambda: not capture.problem)
+    source.step()
+    until(lambda: capture.counters["pictures"] == 2)
+    assert capture._stamps.source is StampSource.DEVICE
 
 
 def test_a_camera_that_comes_back_with_a_wrong_size_stays_out_and_says_why(started) -> None:

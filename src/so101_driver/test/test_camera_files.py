@@ -127,6 +127,15 @@ def test_what_vanishes_is_noticed_and_what_returns_is_taken(video: Path, folder:
         assert source.read().width == 64
 
 
+def test_a_video_that_is_gone_is_noticed_at_once_though_its_file_is_still_open(video: Path) -> None:
+    source = make_source(str(video))
+    source.open()
+    source.read()
+    video.unlink()
+    with pytest.raises(SourceError, match="is gone"):
+        source.read()
+
+
 def test_an_emptied_folder_is_told(folder: Path) -> None:
     source = make_source(str(folder))
     source.open()

@@ -48,6 +48,12 @@ def test_a_bright_window_or_a_dark_corner_is_no_fault() -> None:
     assert look(corner).finding is Finding.GOOD
 
 
+def test_a_lamp_in_a_dark_room_is_dark_and_not_black() -> None:
+    picture = np.zeros((480, 640), np.uint8)
+    picture[:24] = 200
+    assert look(picture).finding is Finding.DARK
+
+
 def test_every_finding_says_what_to_do() -> None:
     assert len({finding.value for finding in Finding}) == len(Finding)
 
