@@ -62,7 +62,7 @@ def find_single(port: str, progress: Callable[[str], None]) -> Found:
     result = search(port, SERVO_IDS)
     if not result.servos and not result.collided:
         progress(
-            "nobody answers yet: is the power supply on? Asking every id at every baud rate (15 s) ..."
+            "nobody answers yet: is the supply on? Asking every id at every baud rate (15 s) ..."
         )
         result = search(port, range(MAX_ID + 1), broadcast=False)
     _refuse_several(result, port)

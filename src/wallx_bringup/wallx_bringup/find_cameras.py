@@ -74,11 +74,12 @@ def show(
             _save(path, shown.bgr)
             print(f"    picture: {path}", flush=True)
         seen.append((shown, name if device is None else f"{name}  {device.name}"))
-    if out is not None and seen:
+    if out is not None and any(shown.bgr is not None for shown, _ in seen):
         _save(out / _SHEET, contact_sheet(seen))
         print(f"all pictures: {out / _SHEET}")
-        print("give a camera to the graph by a name that lasts (by-id or by-path), for example:")
-        print(f"  wallx up face_camera:={_lasting(names[0], known)}")
+    if good := [shown.name for shown, _ in seen if shown.good]:
+        print("give cameras to the graph by names that last (by-id or by-path), for example:")
+        print(f"  wallx up face_camera:={_lasting(good[0], known)}")
     return 1 if failed else 0
 
 

@@ -15,6 +15,7 @@ from so101_driver.errors import UserError
 from so101_driver.port_users import port_users
 from so101_driver.serial_ports import SerialPort, find_port, list_ports
 
+from wallx_bringup.doctor.port_checks import OUR_NODES
 from wallx_bringup.prompts import wait_for_enter
 
 _UNPLUG_S = 3.0
@@ -103,7 +104,8 @@ def ask(path: str, files: Sequence[CalibrationFile]) -> tuple[str, bool]:
     """Return a sentence about what answers on a port, and whether it is an SO-101."""
     users = port_users(path)
     if users:
-        return f"in use by {', '.join(map(str, users))}; not asked", False
+        ours = any(user.command in OUR_NODES for user in users)
+        return f"in use by {', '.join(map(str, users))}; not asked", ours
     if not os.access(path, os.R_OK | os.W_OK):
         return "not asked: you may not open it; `wallx doctor` says how to get permission", False
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from so101_driver.port_users import port_users
 
 from wallx_bringup.doctor.report import Check, failed, passed, skipped, warned
 
+_NAME = "camera"
 _SLOW_SHARE = 0.8
 """A camera that gives less than this of its rate lacks light (long exposure) or bandwidth."""
 
@@ -38,7 +40,7 @@ def check_cameras(
     if not devices:
         return [
             skipped(
-                "cameras",
+                _NAME,
                 "no camera is plugged in.",
                 "an arm moves without; policies that look need theirs: see docs/cameras.md.",
             )
@@ -50,45 +52,53 @@ def _check_named(name: str, devices: Sequence[CameraDevice], look: Look, proc: P
     for device in devices:
         if name == device.path or name in device.links:
             return _check_device(device, look, proc)
-    return _look_at(f"camera {name}", name, look, proc)
+    return _look_at(name, look, proc)
 
 
 def _check_device(device: CameraDevice, look: Look, proc: Path) -> Check:
-    name = f"camera {device.path}"
     if device.problem:
-        return failed(name, f"{device.problem}.", "`wallx find-cameras` lists them again.")
+        return failed(_NAME, f"{device.problem}.", "then `wallx find-cameras` lists it in full.")
     if device.modes and not any(mode.fourcc == "MJPG" for mode in device.modes):
         return warned(
-            name,
-            f"{device.name} does not offer MJPG, only {describe_modes(device.modes, most=3)}.",
+            _NAME,
+            f"{device.path} ({device.name}) does not offer MJPG, only "
+            f"{describe_modes(device.modes, most=3)}.",
             "one such camera fills a USB 2 bus: give each its own controller.",
         )
-    return _look_at(name, device.path, look, proc, device.name)
+    return _look_at(device.path, look, proc, device.name)
 
 
-def _look_at(name: str, source: str, look: Look, proc: Path, title: str = "") -> Check:
+def _look_at(source: str, look: Look, proc: Path, title: str = "") -> Check:
+    named = f"{source} ({title})" if title else source
     users = port_users(source, proc) if source.startswith("/dev/") else []
     if users:
-        return skipped(name, f"in use by {', '.join(map(str, users))}, so not opened.")
+        return skipped(_NAME, f"{named} is in use by {', '.join(map(str, users))}: not opened.")
     try:
         shown = look(source)
     except UserError as error:
-        return failed(name, str(error), "`wallx find-cameras` lists the cameras.")
+        return failed(_NAME, _sentence(str(error)), "`wallx find-cameras` lists the cameras.")
     if shown.problem or shown.description is None:
-        return failed(
-            name, shown.problem, "unplug it and plug it in again, at another USB port if it stays."
-        )
+        fix = "unplug it and plug it in again, at another USB port if it stays so."
+        if not os.path.exists(source):
+            fix = "plug it in; `wallx find-cameras` lists the cameras."
+        return failed(_NAME, _sentence(shown.problem), fix)
     d = shown.description
-    facts = f"{d.width}x{d.height} {d.fourcc} at {d.rate_hz:g} Hz"
-    if title:
-        facts = f"{title}, {facts}"
+    facts = f"{named} gives {d.width}x{d.height} {d.fourcc} at {d.rate_hz:g} Hz"
     if shown.finding is not Finding.GOOD:
         state, _, fix = shown.finding.value.partition(": ")
-        return warned(name, f"the picture is {state} ({facts}).", f"{fix}." if fix else "")
+        text = f"{facts}, but the picture is {state}."
+        if shown.finding in (Finding.DARK, Finding.OVEREXPOSED):
+            return warned(_NAME, text, f"{fix}.")
+        return failed(_NAME, text, f"{fix}.")
     if shown.rate_hz is not None and shown.rate_hz < _SLOW_SHARE * d.rate_hz:
         return warned(
-            name,
+            _NAME,
             f"{facts}, but only {shown.rate_hz:.1f} pictures per second come.",
             "add light (a long exposure slows it down) or use a USB port of its own.",
         )
-    return passed(name, f"{facts}, the picture is good.")
+    return passed(_NAME, f"{facts}, the picture is good.")
+
+
+def _sentence(text: str) -> str:
+    """Return a source's sentence without the word that names the check already."""
+    return text.removeprefix("camera ")
