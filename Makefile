@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast lint format docs bench bench-control fuzz-safety mutate-safety ros-env clean clean-all
+.PHONY: help setup build demo test test-fast lint format docs bench bench-control fuzz-safety mutate-safety fault-matrix fuzz-bus soak ros-env clean clean-all
 
 help:
 	@echo "make demo        set up what is missing, run the simulated arm, show the result in out/demo"
@@ -25,6 +25,9 @@ help:
 	@echo "make bench-control  compare the chunk tracker with what others do (minutes; plots in out/bench)"
 	@echo "make fuzz-safety a million random steps against the safety layer, independently judged"
 	@echo "make mutate-safety  does a test fail for every small change of the safety core?"
+	@echo "make fault-matrix the driver against every fault of the bus; writes docs/fault-matrix.md"
+	@echo "make fuzz-bus    a million broken byte sequences into the codec, independently judged"
+	@echo "make soak        half an hour of driving with random faults (ARGS='--minutes 5')"
 	@echo "make docs        regenerate the parameter files and reference pages"
 	@echo "make format      format the code"
 	@echo "make ros-env     beside a sourced ROS installation: .ros-env with torch and mujoco"
@@ -64,6 +67,15 @@ fuzz-safety: setup
 
 mutate-safety: setup
 	$(PY) tools/mutate_safety.py $(ARGS)
+
+fault-matrix: setup
+	$(PY) tools/fault_matrix.py $(ARGS)
+
+fuzz-bus: setup
+	$(PY) tools/fuzz_bus.py $(ARGS)
+
+soak: setup
+	$(PY) tools/soak.py $(ARGS)
 
 bench-control: setup
 	$(PY) tools/bench_control.py $(ARGS)

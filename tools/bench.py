@@ -2,7 +2,7 @@
 """`make bench`: what the parts cost and how well the graph keeps time, as a table and as JSON.
 
 Every claim is a ratio against a baseline of the same run: the model against itself without a kept
-prefix, the command loop against a bare thread, the bus against the time on the wire. Absolute
+prefix, the command loop against a bare thread, the bus against the vendor's SDK. Absolute
 milliseconds are printed beside them and depend on the machine. The Makefile sets BLAS threads to 1.
 """
 
@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from bench_bus import add_rows as add_bus_rows
+from bench_bus import bench_bus
 from bench_safety import bench_safety
 from rich.console import Console
 from rich.table import Table
@@ -78,24 +80,6 @@ def bench_model() -> dict[str, Any]:
     }
 
 
-def bench_bus() -> dict[str, Any]:
-    """What both ends of a sync read cost on this machine, beside its bytes at 1 Mbaud."""
-    from so101_driver.bus import ServoBus
-    from so101_driver.sim import VirtualBus
-
-    with VirtualBus(wire_timing=False) as virtual, ServoBus(str(virtual.port)) as bus:
-        begun_s, begun_cpu_s = time.perf_counter(), time.process_time()
-        read = percentiles_ms(lambda: bus.sync_read(56, 4), 500)
-        share = (time.process_time() - begun_cpu_s) / (time.perf_counter() - begun_s)
-    wire_ms = (14 + 60) * 10e-3
-    return {
-        "sync_read": read,
-        "wire_ms": wire_ms,
-        "ratio": read["p50_ms"] / wire_ms,
-        "cpu_share_of_both_ends_back_to_back": share,
-    }
-
-
 def bench_graph(out_dir: Path, console: Console) -> dict[str, Any]:
     """Play the demo and return every figure of its table."""
     from wallx_bringup.demo import run_demo
@@ -144,13 +128,7 @@ def table_of(results: dict[str, Any]) -> Table:
             f"{safety['growth_of_p50']:.2f}",
         )
     if bus := results.get("bus"):
-        read = bus["sync_read"]
-        table.add_row(
-            "sync read of six servos, without the wire",
-            f"p50 {read['p50_ms']:.2f}, p99 {read['p99_ms']:.2f} ms",
-            f"its bytes at 1 Mbaud: {bus['wire_ms']:.2f} ms",
-            f"{bus['ratio']:.2f}",
-        )
+        add_bus_rows(table, bus)
     return table
 
 
@@ -172,7 +150,7 @@ def main() -> int:
     measures = {
         "model": bench_model,
         "safety": lambda: bench_safety(options.minutes, console.print),
-        "bus": bench_bus,
+        "bus": lambda: bench_bus(say=console.print),
     }
     for name, measure in measures.items():
         if not options.parts or name in options.parts:

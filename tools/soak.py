@@ -302,11 +302,11 @@ class Soak:
             return float(np.median([m[column] for m in warm[-tenth:]]) - begin)
 
         report.growth_mib, report.growth_of_objects = growth(1), growth(2)
-        # An unplugged port is closed: the largest number of the first and last tenth counts.
+        # While the cable is out the port is closed: largest numbers are compared.
         for name, column in (("descriptors", 3), ("threads", 4)):
             ends = tuple(max(m[column] for m in part) for part in (warm[:tenth], warm[-tenth:]))
             setattr(report, name, ends)
-            if ends[1] > max(m[column] for m in warm[: max(3, tenth)]):
+            if ends[1] > max(m[column] for m in warm[: len(warm) // 2 + 1]):
                 report.problems.append(f"{name} grew from {ends[0]} to {ends[1]}")
         if report.growth_mib > GROWTH_MIB:
             report.problems.append(f"memory grew by {report.growth_mib:.1f} MiB")

@@ -144,7 +144,7 @@ CASES: tuple[Case, ...] = (
     ),
     _case(
         "all are silent for 100 ms",
-        _D,
+        _H,
         *({"fault": "mute", "servo": i} for i in range(1, 7)),
         lasts_s=0.1,
     ),

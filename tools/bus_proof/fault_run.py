@@ -28,6 +28,7 @@ RECOVERY_S = 2.2
 FOLLOWED_S = 0.4
 """At the end, this long, everything must be as at the beginning."""
 RELEASE_S = 0.3
+MOST_DROP_MM = 5.0
 ARMED_AGAIN_S = 1.4
 _AMPLITUDE_RAD = 0.5
 _OMEGA = 4.8
@@ -45,6 +46,7 @@ class Result:
         codes: Reasons that its status gave, in order.
         problems: What was wrong; empty is the aim.
         missing_share: Of the measurements of single joints while the fault lasted.
+        drop_mm: How far the true tip of a resting arm was below its first height.
         cycles: Of the driver's loop.
     """
 
@@ -54,6 +56,7 @@ class Result:
     codes: tuple[str, ...] = ()
     problems: list[str] = field(default_factory=list)
     missing_share: float = 0.0
+    drop_mm: float = 0.0
     cycles: int = 0
 
     @property
@@ -136,6 +139,9 @@ def run_case(case: Case, moving: bool, seed: int = 0) -> Result:
     result.codes = tuple(dict.fromkeys(s.reason.code.value for _, s in during))
     result.outcome = _outcome(step, during, fault_ns, ask_ns)
     result.missing_share = _missing(step, fault_ns, BEGIN_NS + round(run.fault_ended_s * 1e9))
+    result.drop_mm = _drop_mm(step, ask_ns)
+    if not moving and not case.falls and result.drop_mm > MOST_DROP_MM:
+        result.problems.append(f"the tip dropped by {result.drop_mm:.1f} mm")
     result.problems += _judge(run, fault_ns, ask_ns)
     result.problems += _recovery_problems(run, end_ns)
     if case.reasons and not set(case.reasons) & set(result.codes):
@@ -152,6 +158,15 @@ def _outcome(step: Lockstep, during: list[Any], fault_ns: int, ask_ns: int) -> O
     missing = _missing(step, fault_ns, ask_ns) > 0
     reported = any(name.startswith(("servo_", "bus_servo_")) for name in step.driver.counters())
     return Outcome.DEGRADED if warned or missing or reported else Outcome.TOLERATED
+
+
+def _drop_mm(step: Lockstep, until_ns: int) -> float:
+    heights = [
+        height
+        for (at_ns, _, _), height in zip(step.truth, step.tip_m, strict=True)
+        if at_ns < until_ns
+    ]
+    return (heights[0] - min(heights)) * 1e3
 
 
 def _missing(step: Lockstep, begin_ns: int, end_ns: int) -> float:

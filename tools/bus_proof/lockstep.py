@@ -57,6 +57,7 @@ class Lockstep:
         wire: The line, where faults are set.
         truth: (time in ns, true joint positions, positions that the encoders show) after every
             physics step.
+        tip_m: Height of the true tip after every physics step.
         samples: (time in ns, measurement) of every cycle.
         snapshots: (time in ns, state of the driver) after every cycle.
         refusals: (time in ns, reason or None) of every command.
@@ -75,6 +76,7 @@ class Lockstep:
         self.now_ns = BEGIN_NS
         self.wire = Wire(self.arm, self.advance, lambda: self.now_ns, seed)
         self.truth: list[tuple[int, np.ndarray, np.ndarray]] = []
+        self.tip_m: list[float] = []
         self.samples: list[tuple[int, JointSample | None]] = []
         self.snapshots: list[tuple[int, DriverSnapshot]] = []
         self.refusals: list[tuple[int, Any]] = []
@@ -164,6 +166,7 @@ class Lockstep:
         shown = [servo.position_rad for servo in self.arm.servos.values()]
         true = np.array(self.arm.world.joint_positions_rad())
         self.truth.append((self.now_ns, true, np.array(shown)))
+        self.tip_m.append(float(self.arm.tip_pose()[2, 3]))
         for servo_id, servo in self.arm.servos.items():
             if servo.faults.unpowered:
                 self._unpowered.add(servo_id)
