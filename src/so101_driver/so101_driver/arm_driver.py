@@ -47,6 +47,10 @@ _SIZES = 5
 longer by a byte, up to four: the missing one, should it come late, does not fit."""
 _CYCLE_DEADLINE_S = 0.008
 """As long as the cycle allows: replies that are only a little late are still a measurement."""
+_PATIENT_DEADLINE_S = 0.02
+"""After a read that nobody answered: the machine or the adapter may be busy, and asking again
+before the answer is there would only make it worthless. Costs cycles, not fresh values."""
+_PATIENT_CYCLES = 20
 _READ_AFTER_COMMAND_NS = 2_000_000
 _PHASE_STEP_NS = 100_000
 """Reads move by this per cycle until they follow the commands."""
@@ -102,6 +106,7 @@ class ArmDriver:
         self.cycle_times = PeriodStatistics(PERIOD_NS * 1e-9)
         self._errors: dict[int, ServoError] = {}
         self._extra_bytes = 0
+        self._patience = 0
         self._port_lost = False
         self._command_ns = 0
         self._stop = threading.Event()
@@ -257,7 +262,9 @@ class ArmDriver:
         begin_ns = time.monotonic_ns()
         detailed = cycle % _SWEEP_EVERY == 0
         size = reg.DIAGNOSTICS_SIZE if detailed else _MOTION_SIZE + self._extra_bytes
-        readings = self._bus.sync_read(reg.PRESENT_POSITION.address, size, _CYCLE_DEADLINE_S)
+        deadline_s = _PATIENT_DEADLINE_S if self._patience else _CYCLE_DEADLINE_S
+        readings = self._bus.sync_read(reg.PRESENT_POSITION.address, size, deadline_s)
+        self._patience = max(0, self._patience - 1) if readings else _PATIENT_CYCLES
         if not readings and self._bus.replaced():
             raise PortLostError(
                 f"the port {self._bus.port} is gone, or leads to another device now: check the USB "
@@ -270,7 +277,8 @@ class ArmDriver:
         if cycle % _SWEEP_EVERY == _SWEEP_EVERY // 2 or not self._core.unverified.isdisjoint(
             readings
         ):
-            states = self._bus.sync_read(STATE_ADDRESS, STATE_SIZE + self._extra_bytes)
+            size = STATE_SIZE + self._extra_bytes
+            states = self._bus.sync_read(STATE_ADDRESS, size, deadline_s)
             missing = missing or len(states) < len(SERVO_IDS)
         if missing:
             self._extra_bytes = (self._extra_bytes + 1) % _SIZES

@@ -73,6 +73,7 @@ class DriverCore:
         self._port_lost: Reason | None = None
         self._accelerations: dict[int, int] = {}
         self._unverified: set[int] = set()
+        self._all_withheld_ns: int | None = None
         self._filter = ReadingFilter()
         self._silence = SilenceWatch(config.max_bad_cycles, config.bus_silence_s)
 
@@ -228,6 +229,7 @@ class DriverCore:
             withheld = [SERVO_IDS.index(servo_id) for servo_id in self._unverified]
             bounded[withheld] = self._goal_rad[withheld]
             if len(withheld) == len(SERVO_IDS):
+                self._all_withheld_ns = now_ns
                 return CommandResult()
         written_ns = self._goal_written_ns
         paused = written_ns is None or self._goals_silent(now_ns)
@@ -386,7 +388,7 @@ class DriverCore:
             return DriverState.ACTIVE, self._weakness()
         if self._gate.silent(now_ns):
             return DriverState.HOLDING, reasons.NO_COMMANDS
-        if len(self._unverified) == len(SERVO_IDS):
+        if not self._past(self._all_withheld_ns, now_ns):
             return DriverState.HOLDING, reasons.BUS_MUTE
         if self._gate.several_sources:
             return DriverState.HOLDING, reasons.MULTIPLE_SOURCES
@@ -401,7 +403,9 @@ class DriverCore:
         return reasons.torque_limited(limited) if limited else reasons.FOLLOWING
 
     def _goals_silent(self, now_ns: int) -> bool:
-        since_ns = self._goal_written_ns
+        return self._past(self._goal_written_ns, now_ns)
+
+    def _past(self, since_ns: int | None, now_ns: int) -> bool:
         return since_ns is None or now_ns - since_ns > self._config.command_timeout_s * 1e9
 
     def _take_goal(self, ticks: Sequence[int]) -> None:

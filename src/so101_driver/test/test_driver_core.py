@@ -472,6 +472,11 @@ def test_no_goal_is_written_while_nobody_answers(bench):
         command = Command(JOINT_NAMES, bench.ros_ns, tuple((bench.goal_rad + 0.01).tolist()))
         assert bench.core.command(command, bench.ros_ns, bench.now_ns).write is None
     assert bench.snapshot().goal_rad == pytest.approx(goal)
+    assert bench.snapshot().state is DriverState.ACTIVE, "it may be one lost packet"
+    for _ in range(10):
+        bench.stream(bench.goal_rad, 1)
+    snapshot = bench.snapshot()
+    assert (snapshot.state, snapshot.reason.code) == (DriverState.HOLDING, ReasonCode.BUS_SILENT)
     bench.core.check_states(dict(zip(SERVO_IDS, states(), strict=True)), bench.now_ns)
     assert bench.stream(bench.goal_rad + 0.01, 2) == {None}
 
