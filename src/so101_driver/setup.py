@@ -18,9 +18,13 @@ setup(
     license="Apache-2.0",
     entry_points={
         "console_scripts": [
+            "calibrate = so101_driver.startup:calibrate",
+            "camera_node = so101_driver.startup:camera_node",
             "driver_node = so101_driver.startup:driver_node",
             "safety_node = so101_driver.startup:safety_node",
             "sim_node = so101_driver.startup:sim_node",
+            "teleop_node = so101_driver.startup:teleop_node",
+            "virtual_bus = so101_driver.startup:virtual_bus",
         ],
     },
 )

@@ -53,3 +53,23 @@ def safety_node() -> None:
 def sim_node() -> None:
     """Entry point of ``ros2 run so101_driver sim_node``."""
     start("so101_driver.nodes.sim_node")
+
+
+def camera_node() -> None:
+    """Entry point of ``ros2 run so101_driver camera_node``."""
+    start("so101_driver.nodes.camera_node")
+
+
+def teleop_node() -> None:
+    """Entry point of ``ros2 run so101_driver teleop_node``."""
+    start("so101_driver.nodes.teleop_node")
+
+
+def calibrate() -> None:
+    """Entry point of ``ros2 run so101_driver calibrate``."""
+    start("so101_driver.calibrate")
+
+
+def virtual_bus() -> None:
+    """Entry point of ``ros2 run so101_driver virtual_bus``."""
+    start("so101_driver.sim.program")
