@@ -196,3 +196,8 @@ def test_a_damaged_file_fails(tmp_path: Path) -> None:
 
 def test_an_incomplete_arm_is_not_compared() -> None:
     assert check(ArmReport(servos()[:5]), "calibration").level is Level.SKIP
+
+
+def test_exchanged_arms_are_not_compared_with_the_wrong_files() -> None:
+    files = (CalibrationFile(ArmKind.LEADER, FILE, HELD),)
+    assert check(ArmReport(servos()), "calibration", files).level is Level.SKIP

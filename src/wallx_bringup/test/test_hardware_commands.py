@@ -111,7 +111,7 @@ def test_setup_motors_stops_in_order_when_its_input_ends(tmp_path: Path) -> None
     with VirtualBus(FactoryServos(1), link=port), Wallx("setup-motors", "--port", str(port)) as it:
         it.until("Enter:")
         it.enter()
-        it.until("wrist_roll motor and press Enter:")
+        it.until("wrist_roll motor, and press Enter:")
         assert it.end() == 1
     assert "Set up so far: gripper; run it again at any time." in it.text
 
@@ -121,7 +121,7 @@ def test_setup_motors_tells_what_is_done_when_it_is_interrupted(tmp_path: Path) 
     with VirtualBus(FactoryServos(1), link=port), Wallx("setup-motors", "--port", str(port)) as it:
         it.until("Enter:")
         it.enter()
-        it.until("wrist_roll motor and press Enter:")
+        it.until("wrist_roll motor, and press Enter:")
         it.process.send_signal(signal.SIGINT)
         assert it.end() == 130
     assert "stopped; set up so far: gripper." in it.text

@@ -65,7 +65,7 @@ def _one(port: str, joint: str, done: list[MotorResult], force: bool) -> MotorRe
     """Ask until the right motor is connected, and set it up."""
     already = {ID_OF[result.joint]: result.joint for result in done}
     if done:
-        text = f"Unplug the {done[-1].joint} motor and connect only the {joint} motor"
+        text = f"Unplug the {done[-1].joint} motor, connect only the {joint} motor,"
     else:
         text = f"Connect only the {joint} motor to the board, with the power supply on,"
     while True:
@@ -78,6 +78,12 @@ def _one(port: str, joint: str, done: list[MotorResult], force: bool) -> MotorRe
             text = f"Try again: connect only the {joint} motor"
             continue
         print(f"  {_describe(result)}", flush=True)
+        if result.report.voltage_v > result.report.max_voltage_v:
+            print(
+                "  Warning: this supply is too strong for this motor. Switch it off now; 7.4 V "
+                "motors need 5 V.",
+                flush=True,
+            )
         return result
 
 
@@ -105,13 +111,6 @@ def _summary(done: list[MotorResult], whole_arm: bool) -> None:
             f"Note: the motors have different firmware ({held}); bring all to one version with "
             "Feetech's FD program before you use the arm."
         )
-    for result in done:
-        report = result.report
-        if report.voltage_v > report.max_voltage_v:
-            print(
-                f"Warning: {result.joint} accepts {report.max_voltage_v:.1f} V at most and gets "
-                f"{report.voltage_v:.1f} V: switch the supply off and use the one for its part."
-            )
     if whole_arm:
         print("All six motors have their ids. Build the arm, plug the motors into a chain, then:")
         print("  wallx doctor")

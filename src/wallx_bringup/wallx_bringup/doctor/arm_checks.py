@@ -230,6 +230,9 @@ def _check_calibration(
     name, held = arm.check("calibration"), arm.report.calibrations
     if arm.report.silent:
         return skipped(name, "not compared: not every servo answers.")
+    identity = judge(arm.report, files)
+    if identity.certain and identity.kind is not arm.kind:
+        return skipped(name, f"not compared: this is the {identity.kind}.")
     if given is not None:
         path, file = given
         if file is None:
@@ -242,7 +245,7 @@ def _check_calibration(
     same = [file.path for file in files if file.servos == held and file.kind is arm.kind]
     if same:
         return passed(name, f"the servos hold what {same[0]} says.")
-    calibrate = f"{_CALIBRATE} --kind {arm.kind} --port {arm.port}"
+    calibrate = f"{_CALIBRATE} --kind {arm.kind} --port {arm.port} --name my_{arm.kind}"
     if all(servo == FACTORY for servo in held.values()):
         return failed(name, "this arm was never calibrated.", f"calibrate it: {calibrate}")
     count = sum(file.kind is arm.kind for file in files)
@@ -262,13 +265,16 @@ def _compare_with(arm: Arm, path: Path, file: CalibrationFile) -> Check:
     limits = Kinematics.from_urdf(data_path("so101.urdf")).position_limits_rad
     joints = compare(Calibration.load(path).joints, arm.report.calibrations, limits)
     differing = [joint.name for joint in joints if not joint.equal]
-    check = f"{_CALIBRATE} --check --kind {arm.kind} --port {arm.port} --file {path}"
+    where = f"--kind {arm.kind} --port {arm.port} --file {path}"
+    check = f"{_CALIBRATE} --check {where}"
     match verdict(joints):
         case Verdict.EQUAL:
             return passed(name, f"the servos hold what {path} says.")
         case Verdict.UNCALIBRATED:
             return failed(
-                name, f"the servos hold no calibration, {path} does.", f"write it to them: {check}"
+                name,
+                f"the servos hold no calibration, {path} does.",
+                f"if the file is this arm's, write it to them: {_CALIBRATE} --to-servos {where}",
             )
         case Verdict.OTHER_ARM:
             return failed(

@@ -113,7 +113,10 @@ def _check_condition(driver: DriverStatus | None, arm: str) -> Check:
     volts = [value for value in driver.voltage_v if math.isfinite(value)]
     if not warm or not volts:
         return skipped(name, f"the driver of the {arm} has no temperatures and voltages yet.")
-    text = f"warmest servo {max(warm):.0f} °C, supply {min(volts):.1f} to {max(volts):.1f} V"
+    supply = f"{min(volts):.1f}"
+    if max(volts) - min(volts) >= 0.1:
+        supply += f" to {max(volts):.1f}"
+    text = f"warmest servo {max(warm):.0f} °C, supply {supply} V"
     if max(warm) > _HOT_C:
         joint = JOINT_NAMES[driver.temperature_c.index(max(warm))]
         return warned(name, f"{joint} is hot: {text}.", "let it rest in a pose without force.")
@@ -150,7 +153,7 @@ def _check_skew(safety: SafetyStatus | None) -> Check:
         return failed(name, f"{text}: its chunks are refused or come at the wrong time.", fix)
     if abs(skew_s) > SKEW_S:
         return warned(name, f"{text}: every motion comes at a time that is off by as much.", fix)
-    return passed(name, f"{text} or less.")
+    return passed(name, f"{text}, which is close enough.")
 
 
 def _bits(bits: int) -> str:
