@@ -172,9 +172,9 @@ def explain(
             ]
         case Verdict.OTHER_CALIBRATION:
             sentences = [
-                "File and servos describe the same stops: it is this arm, calibrated twice. The "
-                f"file is stale if it is the older one: {command} --from-servos writes it anew; "
-                f"else {command} --to-servos."
+                "File and servos describe the same stops: it is this arm, calibrated twice. Keep "
+                f"the servos' values with {command} --from-servos, or the file's with {command} "
+                "--to-servos."
             ]
         case Verdict.OTHER_ARM:
             sentences = [

@@ -125,7 +125,7 @@ class Sweep:
 
         Of three the middle one counts: a byte garbled on the wire passes one checksum in 256, and
         must not become a stop. Between two readings a joint must turn by less than half a turn;
-        at 50 readings a second no hand is that fast.
+        at 100 readings a second no hand is that fast.
         """
         for name, reading in actual.items():
             before = self.now[name]

@@ -31,7 +31,7 @@ from so101_driver.joints import JOINT_NAMES
 from so101_driver.readings import servo_name
 
 _SAMPLES = 15
-_PERIOD_S = 0.02
+_PERIOD_S = 0.008
 _SILENT_S = 1.0
 _DRAW_EVERY_S = 0.1
 

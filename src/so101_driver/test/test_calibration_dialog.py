@@ -99,7 +99,7 @@ class Arm:
             angle = time.monotonic() - begin if self.swinging.is_set() else 0.0
             for travel, servo in zip(TRAVEL, self.servos.values(), strict=True):
                 # A hand rests at the stops.
-                share = max(-1.0, min(1.0, 1.1 * math.sin(5.0 * angle)))
+                share = max(-1.0, min(1.0, 1.1 * math.sin(4.0 * angle)))
                 servo.position_rad = share * travel / 2 * 2 * math.pi / 4096
 
 
@@ -118,7 +118,7 @@ def arm():
 @pytest.mark.parametrize("way", ["script", "pipe"])
 def test_program_runs_from_a_script_and_from_a_pipe(arm, home, way):
     script = home / "answers.txt"
-    text = "\n" + "wait 1.8\n\n" + "y\n"
+    text = "\n" + "wait 4\n\n" + "y\n"
     script.write_text(text)
     words = [*PROGRAM, "--port", arm.bus.port, "--name", "arm"]
     if way == "script":

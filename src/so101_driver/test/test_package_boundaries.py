@@ -10,9 +10,15 @@ import so101_driver
 PACKAGE = Path(so101_driver.__file__).parent
 PURE = (
     "calibration",
+    "calibration_compare",
+    "calibration_files",
+    "calibration_servos",
+    "calibration_sweep",
     "driver",
     "driver_parameters",
     "kinematics",
+    "lerobot_units",
+    "port_users",
     "protocol",
     "readings",
     "registers",
