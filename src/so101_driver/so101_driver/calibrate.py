@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from so101_driver import arm_setup
-from so101_driver.bus import BusError, ServoBus
+from so101_driver.bus import BusError, PortLostError, ServoBus
 from so101_driver.calibration import Calibration, JointCalibration, as_json
 from so101_driver.calibration_compare import JointComparison, compare
 from so101_driver.calibration_dialog import Answers, open_answers
@@ -102,9 +102,19 @@ def run(argv: Sequence[str] | None = None, answers: Answers | None = None) -> in
         return _ended(console, "Cancelled: file and servos are as they were.", DIFFERS)
     except KeyboardInterrupt:
         return _ended(console, "\nInterrupted: file and servos are as they were.", INTERRUPTED)
-    except (UserError, BusError) as error:
+    except UserError as error:
         print(f"calibrate: {error}", file=sys.stderr, flush=True)
-        return FAILED
+    except PortLostError as error:
+        print(f"calibrate: {error}; nothing was written.", file=sys.stderr, flush=True)
+    except BusError as error:
+        # While servos are written a failure is dealt with, and said, there.
+        print(
+            f"calibrate: {error}: check its cable and the arm's power, and start again; nothing "
+            "was written.",
+            file=sys.stderr,
+            flush=True,
+        )
+    return FAILED
 
 
 def _run(options: argparse.Namespace, console: Console, given: Answers | None) -> int:

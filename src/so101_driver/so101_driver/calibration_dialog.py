@@ -51,7 +51,11 @@ class LineAnswers:
         """Put a question and return the answer."""
         print(f"{question} ", end="", flush=True)
         while True:
-            answer = self._line(None)
+            try:
+                answer = self._line(None)
+            except UserError:
+                print(flush=True)
+                raise
             if answer is not None:
                 if not self._typed:
                     # So that a log reads like the dialogue.
@@ -109,7 +113,6 @@ class LineAnswers:
             if self._ended:
                 if self._buffer:
                     break
-                print(flush=True)
                 raise UserError(
                     f"{self._source} ended before the last question was answered: file and servos "
                     "are as they were."

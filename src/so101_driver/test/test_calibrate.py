@@ -11,6 +11,7 @@ import os
 import random
 import signal
 import stat
+import threading
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from so101_driver.bus import ServoBus
 from so101_driver.calibrate import run
 from so101_driver.calibration import Calibration, as_json
 from so101_driver.calibration_files import calibration_path
-from so101_driver.calibration_servos import FACTORY, read_servos
+from so101_driver.calibration_servos import FACTORY, ServoCalibration, read_servos
 from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
 from so101_driver.sim import IdealArm, VirtualBus
@@ -273,6 +274,26 @@ def test_interrupted_at_any_stage_nothing_has_changed(bus, stage, number, capsys
     assert {i: bytes(servo.memory.read(5, 35)) for i, servo in bus.servos.items()} == before
     assert not calibration_path("follower", "arm").parent.exists()
     assert not any(servo.memory.value(reg.TORQUE_ENABLE) for servo in bus.servos.values())
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_writing_is_finished_when_interrupted(bus, number):
+    hand = Hand(bus.servos)
+    thread = threading.main_thread().ident
+    servo = bus.servos[3]
+    keep = servo.write
+
+    def write(address, *rest):
+        if address == reg.HOMING_OFFSET.address:
+            signal.pthread_kill(thread, number)
+        return keep(address, *rest)
+
+    servo.write = write
+    assert calibrate(bus, hand) == 0
+    joints = Calibration.load(calibration_path("follower", "arm")).joints
+    held = eeprom(bus)
+    assert all(held[name] == ServoCalibration.of(joint) for name, joint in joints.items())
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 @pytest.mark.parametrize("stage", range(3))
