@@ -27,7 +27,7 @@ class Client:
     """A serial port that is opened as any driver opens it."""
 
     def __init__(self, path: str | Path, baud: int = 1_000_000) -> None:
-        self.port = serial.Serial(str(path), baud, timeout=0.05)
+        self.port = serial.Serial(str(path), baud, timeout=0.2)
 
     def exchange(self, data: bytes, size: int) -> bytes:
         self.port.reset_input_buffer()
@@ -36,8 +36,7 @@ class Client:
 
     def sync_ids(self) -> list[int]:
         """Ids whose reply to a sync read is good."""
-        # One byte more than six replies have: returns early only when there is more than that.
-        data = self.exchange(protocol.sync_read(ALL, 56, 4), 61)
+        data = self.exchange(protocol.sync_read(ALL, 56, 4), 60)
         return [packet.servo_id for packet in StatusParser().feed(data)]
 
     def ping(self, servo_id: int) -> bool:
@@ -80,10 +79,10 @@ def test_one_servo_fails(
 ) -> None:
     assert client.sync_ids() == list(ALL)
     with bus.fault(kind, servo=3):
-        assert client.sync_ids() == heard
         assert bus.active_faults[0].kind is kind
+        assert client.sync_ids() == heard
     assert bus.fault_counts[kind] == 1
-    client.port.read(100)
+    time.sleep(0.1)
     assert client.sync_ids() == list(ALL)
 
 
@@ -95,7 +94,7 @@ def test_broken_bytes_never_pass_for_good_ones(
     for servo_id in ALL:
         client.write(servo_id, reg.GOAL_POSITION, 1000 + servo_id)
     with bus.fault(kind):
-        for _ in range(8):
+        for _ in range(5):
             client.port.write(protocol.sync_read(ALL, 42, 2))
             for packet in StatusParser().feed(client.port.read(48)):
                 if len(packet.parameters) == 2:
@@ -121,9 +120,9 @@ def test_brown_out_silences_all_and_leaves_power_on_registers(
     bus: VirtualBus, client: Client
 ) -> None:
     client.write(2, reg.GOAL_POSITION, 2222)
-    bus.inject(Fault(kind=FaultKind.BROWN_OUT, for_s=0.1))
+    bus.inject(Fault(kind=FaultKind.BROWN_OUT, for_s=0.5))
     assert client.sync_ids() == []
-    time.sleep(0.1)
+    time.sleep(0.4)
     assert client.sync_ids() == list(ALL)
     assert bus.servos[2].memory.value(reg.TORQUE_ENABLE) == 0
     assert bus.servos[2].goal_ticks == 0
@@ -238,16 +237,17 @@ def test_closing_removes_the_link_and_a_link_in_use_is_refused(tmp_path: Path) -
 
 
 def test_same_seed_and_packets_give_the_same_bytes() -> None:
-    def answers(seed: int) -> list[bytes]:
+    def answers(seed: int) -> bytes:
         faults = tuple(
             Fault(kind=kind, probability=0.2)
             for kind in (FaultKind.DROP, FaultKind.CORRUPT, FaultKind.NOISE, FaultKind.TRUNCATE)
         )
         with VirtualBus(faults=FaultScript(faults, seed), wire_timing=False) as bus:
             client = Client(bus.port)
-            client.port.timeout = 0.01
-            found = [client.exchange(protocol.sync_read(ALL, 42, 2), 200) for _ in range(20)]
+            client.port.timeout = 0.5
+            found = client.exchange(protocol.sync_read(ALL, 42, 2) * 20, 2000)
             client.close()
+        assert len(found) > 500
         return found
 
     first = answers(1)
