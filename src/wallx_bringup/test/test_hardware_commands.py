@@ -22,6 +22,8 @@ from so101_driver.sim import FactoryServos, FaultKind, IdealArm, VirtualBus
 from wallx_bringup.cli import main
 from wallx_bringup.find_port import find_unplugged, show_ports, with_named
 
+from so101_driver import registers as reg
+
 pytestmark = pytest.mark.bus
 TIMEOUT_S = 60.0
 
@@ -37,7 +39,6 @@ class Wallx:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd,
-            env={**os.environ, "HF_LEROBOT_CALIBRATION": "/nowhere"},
         )
         self.text = ""
 
@@ -76,6 +77,13 @@ class Wallx:
 def run(*words: str, cwd: Path | None = None) -> tuple[int, str]:
     with Wallx(*words, cwd=cwd) as command:
         return command.end(), command.text
+
+
+@pytest.fixture(autouse=True)
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither calibrations nor running graphs of the user's are in the way."""
+    monkeypatch.setenv("HF_LEROBOT_CALIBRATION", str(tmp_path / "calibration"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 @pytest.fixture
@@ -138,6 +146,20 @@ def test_setup_motors_can_be_told_one_motor(tmp_path: Path) -> None:
         command.enter()
         assert command.end() == 0
         assert factory.servos[1].bus_id == 3
+
+
+def test_setup_motors_warns_at_once_of_a_supply_that_is_too_strong(tmp_path: Path) -> None:
+    factory, port = FactoryServos(1), tmp_path / "arm"
+    factory.servos[1].memory.put(reg.MAX_VOLTAGE, 80)
+    with (
+        VirtualBus(factory, link=port),
+        Wallx("setup-motors", "--port", str(port), "--motor", "gripper") as command,
+    ):
+        command.until("Enter:")
+        command.enter()
+        assert command.end() == 0
+    assert "supply 12.2 V, accepts 4.0 to 8.0 V" in command.text
+    assert "Switch it off now" in command.text
 
 
 def test_setup_motors_refuses_a_wired_arm_before_it_asks(arm: VirtualBus) -> None:
@@ -277,3 +299,11 @@ def test_every_command_explains_itself(command: str, capsys) -> None:
         main([command, "--help"])
     assert ended.value.code == 0
     assert len(capsys.readouterr().out) > 400
+
+
+def test_an_unknown_device_is_not_spoken_to_unless_named(arm: VirtualBus, capsys) -> None:
+    printer = SerialPort(str(arm.link), usb_id="2341:0043", product="Arduino Uno")
+    assert show_ports((printer,)) == 1
+    assert "not asked: no known bus adapter" in capsys.readouterr().out
+    assert show_ports((printer,), (str(arm.link),)) == 0
+    assert "SO-101" in capsys.readouterr().out

@@ -22,6 +22,8 @@ _UNPLUG_S = 3.0
 """The kernel needs a moment to drop a port whose cable was pulled."""
 _LOOK_S = 0.2
 
+_ASK = "wallx find-port"
+
 ListPorts = Callable[[], tuple[SerialPort, ...]]
 
 
@@ -36,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     for name in options.ports:
         if not os.path.exists(name):
             raise UserError(f"the port {name} does not exist: check its name and the USB cable.")
-    return show_ports(listed())
+    return show_ports(listed(), options.ports)
 
 
 def with_named(ports: Sequence[SerialPort], names: Sequence[str]) -> tuple[SerialPort, ...]:
@@ -50,8 +52,14 @@ def with_named(ports: Sequence[SerialPort], names: Sequence[str]) -> tuple[Seria
     return (*ports, *more)
 
 
-def show_ports(ports: Sequence[SerialPort]) -> int:
-    """Print each port and what answers there; returns 0 if an arm was found."""
+def show_ports(ports: Sequence[SerialPort], named: Sequence[str] = ()) -> int:
+    """Print each port and what answers there; returns 0 if an arm was found.
+
+    Args:
+        ports: What to list.
+        named: Ports to ask whatever they are. Others are asked only if they are known adapters:
+            opening its port resets many a device.
+    """
     if not ports:
         print(
             "no USB serial port: plug in the arm's USB cable; if it is plugged in, try another "
@@ -59,12 +67,19 @@ def show_ports(ports: Sequence[SerialPort]) -> int:
         )
         return 1
     files = read_files((kind, path) for kind in ArmKind for path in find_calibrations(kind))
+    meant = {os.path.realpath(name) for name in named}
     arms = 0
     for port in ports:
         print(f"{port.path}  {_what(port)}")
         for link in port.links:
             print(f"    also {link}")
-        answer, is_arm = ask(port.path, files)
+        if port.adapter or os.path.realpath(port.path) in meant:
+            answer, is_arm = ask(port.path, files)
+        else:
+            answer, is_arm = (
+                f"not asked: no known bus adapter; to ask it: {_ASK} {port.path}",
+                False,
+            )
         arms += is_arm
         print(f"    {answer}", flush=True)
     return 0 if arms else 1

@@ -125,12 +125,13 @@ def udev_rules(port: SerialPort) -> str:
     vendor, _, product = port.usb_id.partition(":")
     usb = f'ATTR{{idVendor}}=="{vendor}", ATTR{{idProduct}}=="{product}"'
     tty = f'ATTRS{{idVendor}}=="{vendor}", ATTRS{{idProduct}}=="{product}"'
+    usb_rule = f'SUBSYSTEM=="usb", {usb}, ENV{{ID_MM_DEVICE_IGNORE}}="1"'
+    tty_rule = f'SUBSYSTEM=="tty", {tty}, MODE="0660", GROUP="dialout", TAG+="uaccess"'
+    # Lines that may be copied with the spaces before them, unlike a here-document.
     return "\n".join(
         (
-            f"sudo tee {RULES_FILE} <<'END'",
-            f'SUBSYSTEM=="usb", {usb}, ENV{{ID_MM_DEVICE_IGNORE}}="1"',
-            f'SUBSYSTEM=="tty", {tty}, MODE="0660", GROUP="dialout", TAG+="uaccess"',
-            "END",
+            f"echo '{usb_rule}' | sudo tee {RULES_FILE}",
+            f"echo '{tty_rule}' | sudo tee -a {RULES_FILE}",
             "sudo udevadm control --reload && sudo udevadm trigger",
         )
     )
