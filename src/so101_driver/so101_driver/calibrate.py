@@ -19,7 +19,7 @@ from rich.console import Console
 from so101_driver import arm_setup
 from so101_driver.bus import BusError, PortLostError, ServoBus
 from so101_driver.calibration import Calibration, JointCalibration, as_json
-from so101_driver.calibration_compare import JointComparison, compare
+from so101_driver.calibration_compare import JointComparison, compare, load
 from so101_driver.calibration_dialog import Answers, open_answers
 from so101_driver.calibration_files import (
     ArmKind,
@@ -28,7 +28,7 @@ from so101_driver.calibration_files import (
     find_calibrations,
     save,
 )
-from so101_driver.calibration_options import again, choose_path, load, only_port, parser
+from so101_driver.calibration_options import again, choose_path, only_port, parser
 from so101_driver.calibration_report import (
     explain,
     explain_convention,
@@ -89,7 +89,11 @@ def run(argv: Sequence[str] | None = None, answers: Answers | None = None) -> in
         argv: The command line's words.
         answers: Answers instead of those that are typed, piped or scripted.
     """
-    options = parser().parse_args(argv)
+    return run_options(parser().parse_args(argv), answers)
+
+
+def run_options(options: argparse.Namespace, answers: Answers | None = None) -> int:
+    """Run the program with parsed options; returns the exit status."""
     # Paths may hold what rich takes for markup.
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:

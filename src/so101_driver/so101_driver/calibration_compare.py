@@ -7,15 +7,19 @@ numbers are therefore another calibration of the same arm; other stops are anoth
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from pathlib import Path
 from typing import Any
 
-from so101_driver.calibration import JointCalibration
+from so101_driver.calibration import Calibration, JointCalibration
 from so101_driver.calibration_servos import FACTORY, ServoCalibration
 from so101_driver.calibration_sweep import FULL_TURN_JOINT, MID_TICK, SWEPT_JOINTS, turned
+from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES
 from so101_driver.registers import MAX_TICK
 
@@ -171,6 +175,21 @@ def is_old_format(content: object) -> bool:
     return isinstance(content, dict) and {"homing_offset", "calib_mode", "motor_names"} <= set(
         content
     )
+
+
+def load(path: Path) -> Mapping[str, JointCalibration]:
+    """Read a calibration; one of the old format is refused by that name."""
+    try:
+        return Calibration.load(path).joints
+    except UserError:
+        with contextlib.suppress(OSError, ValueError):
+            if is_old_format(json.loads(path.read_text(encoding="utf-8"))):
+                raise UserError(
+                    f"{path} is a calibration of LeRobot before May 2025, counted from the old "
+                    "zero (the arm stretched out), without the ranges that are needed now: "
+                    "calibrate the arm again."
+                ) from None
+        raise
 
 
 def _share_below(joint: JointCalibration | ServoCalibration) -> float | None:

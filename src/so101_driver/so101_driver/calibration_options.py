@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import glob
-import json
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
 
-from so101_driver.calibration import Calibration, JointCalibration
-from so101_driver.calibration_compare import is_old_format
 from so101_driver.calibration_files import (
     ArmKind,
     calibration_folders,
@@ -43,13 +38,22 @@ Ctrl-C.
 
 
 def parser() -> argparse.ArgumentParser:
-    """Return the command line's options."""
-    result = argparse.ArgumentParser(
-        prog="calibrate",
-        description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    """Return the parser of the program on its own."""
+    result = argparse.ArgumentParser(prog="calibrate")
+    add_options(result, PROGRAM)
+    return result
+
+
+def add_options(result: argparse.ArgumentParser, program: str) -> None:
+    """Give a parser the options and their explanation.
+
+    Args:
+        result: Of the program or of a subcommand.
+        program: How the program is called, for commands that its messages propose.
+    """
+    result.description, result.epilog = _DESCRIPTION, _EPILOG
+    result.formatter_class = argparse.RawDescriptionHelpFormatter
+    result.set_defaults(program=program)
     result.add_argument("--port", help="serial port; default: the only one there is")
     result.add_argument(
         "--kind",
@@ -83,7 +87,6 @@ def parser() -> argparse.ArgumentParser:
         help="accept ranges that no other arm has, for modified arms",
     )
     result.add_argument("--script", metavar="FILE", help="take the answers from a file")
-    return result
 
 
 def choose_path(options: argparse.Namespace, kind: ArmKind, *, writes: bool) -> Path:
@@ -115,8 +118,8 @@ def choose_path(options: argparse.Namespace, kind: ArmKind, *, writes: bool) -> 
         )
     raise UserError(
         f"there is no calibration of a {kind} in {calibration_folders(kind)[0]}: give --file, "
-        f"calibrate, or write one from the servos ({PROGRAM} --kind {kind} --name my_{kind} "
-        "--from-servos)."
+        f"calibrate, or write one from the servos ({options.program} --kind {kind} "
+        f"--name my_{kind} --from-servos)."
     )
 
 
@@ -133,21 +136,6 @@ def only_port() -> str:
     )
 
 
-def load(path: Path) -> Mapping[str, JointCalibration]:
-    """Read a calibration; one of the old format is refused by that name."""
-    try:
-        return Calibration.load(path).joints
-    except UserError:
-        with contextlib.suppress(OSError, ValueError):
-            if is_old_format(json.loads(path.read_text(encoding="utf-8"))):
-                raise UserError(
-                    f"{path} is a calibration of LeRobot before May 2025, counted from the old "
-                    "zero (the arm stretched out), without the ranges that are needed now: "
-                    "calibrate the arm again."
-                ) from None
-        raise
-
-
 def again(options: argparse.Namespace, *more: str) -> str:
     """Return the present command without its mode."""
     words = []
@@ -156,4 +144,4 @@ def again(options: argparse.Namespace, *more: str) -> str:
     for option in ("port", "name", "file"):
         if (value := getattr(options, option)) is not None:
             words += [f"--{option}", str(value)]
-    return shlex.join([*PROGRAM.split(), *words, *more])
+    return shlex.join([*options.program.split(), *words, *more])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from so101_driver.errors import UserError
 
+from so101_driver import calibration_options
 from wallx_bringup.arguments import ARGUMENTS, EMPTY, Arguments, as_text, parse_words, resolve
 from wallx_bringup.command_line import find_executable
 from wallx_bringup.hardware_commands import add_commands
@@ -77,6 +78,10 @@ def _parser() -> argparse.ArgumentParser:
     measure.set_defaults(run=_measure_table)
 
     add_commands(commands)
+
+    calibrate = commands.add_parser("calibrate", help="calibrate an arm, or check its calibration")
+    calibration_options.add_options(calibrate, "wallx calibrate")
+    calibrate.set_defaults(run=_calibrate)
 
     graphs = commands.add_parser("graphs", help="list your running graphs")
     graphs.set_defaults(run=_graphs)
@@ -180,6 +185,12 @@ def _measure_table(options: argparse.Namespace) -> int:
         print(f"wrote {options.output}; use it with `wallx up geometry:={options.output}`.")
         return 0
     return 130  # ended by Ctrl-C
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    from so101_driver.calibrate import run_options
+
+    return run_options(options)
 
 
 def _graphs(_options: argparse.Namespace) -> int:
