@@ -73,6 +73,10 @@ def test_one_moving_picture_is_enough_not_to_be_frozen() -> None:
     assert look(Camera(lambda count: noise(min(count, 20)))).good
 
 
+def test_a_camera_gets_time_to_find_its_exposure() -> None:
+    assert look(Camera(lambda count: noise(count) if count > 20 else black(count))).good
+
+
 def test_a_camera_that_stops_is_a_problem_not_a_crash() -> None:
     camera = Camera(noise, fails_after=3)
     shown = look(camera)

@@ -76,10 +76,8 @@ def show_ports(ports: Sequence[SerialPort], named: Sequence[str] = ()) -> int:
         if port.adapter or os.path.realpath(port.path) in meant:
             answer, is_arm = ask(port.path, files)
         else:
-            answer, is_arm = (
-                f"not asked: no known bus adapter; to ask it: {_ASK} {port.path}",
-                False,
-            )
+            answer = f"not asked: no known bus adapter; to ask it: {_ASK} {port.path}"
+            is_arm = False
         arms += is_arm
         print(f"    {answer}", flush=True)
     return 0 if arms else 1
