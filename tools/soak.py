@@ -17,6 +17,7 @@ import random
 import sys
 import tempfile
 import time
+from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
@@ -49,6 +50,8 @@ GROWTH_MIB = 8.0
 GROWTH_OF_OBJECTS = 500
 STUCK_S = 20.0
 """An arm that does not follow for this long, with nothing wrong any more, has not recovered."""
+_COLUMNS = 5
+"""Of a sample: time, memory, objects, files, threads."""
 _REQUEST_S = 5.0
 _RELEASE_S = 0.3
 _SWING_RAD = 0.15
@@ -140,7 +143,8 @@ class Soak:
         self._say = say
         self._faults: Counter[str] = Counter()
         self._latched: Counter[str] = Counter()
-        self._measured: list[tuple[float, float, int, int, int]] = []
+        # One object however long it runs: it must not count as a leak itself.
+        self._measured = array("d")
         self._lost: list[str] = []
         self._base_rad = np.zeros(len(JOINT_NAMES))
         self._base_s = 0.0
@@ -272,7 +276,7 @@ class Soak:
 
     def _measure(self, seconds: float) -> None:
         process = psutil.Process()
-        self._measured.append(
+        self._measured.extend(
             (
                 seconds,
                 process.memory_info().rss / 2**20,
@@ -283,10 +287,10 @@ class Soak:
         )
 
     def _in_short(self) -> str:
-        _, rss, objects, descriptors, threads = self._measured[-1]
+        _, rss, objects, descriptors, threads = self._measured[-_COLUMNS:]
         return (
             f"{self.report.cycles} cycles, {sum(self._faults.values())} faults, "
-            f"{rss:.1f} MiB, {objects} objects, {descriptors} files, {threads} threads"
+            f"{rss:.1f} MiB, {objects:.0f} objects, {descriptors:.0f} files, {threads:.0f} threads"
         )
 
     def _sum_up(self, arm: ArmDriver) -> None:
@@ -294,19 +298,20 @@ class Soak:
         report.faults, report.latched = dict(self._faults), dict(self._latched)
         report.counters = dict(arm.counters())
         report.missed_cycles = arm.missed_cycles
-        warm = [m for m in self._measured if m[0] >= WARM_UP_S] or self._measured
+        measured = np.reshape(self._measured, (-1, _COLUMNS))
+        warm = measured[measured[:, 0] >= WARM_UP_S]
+        warm = warm if len(warm) else measured
         tenth = max(1, len(warm) // 10)
 
         def growth(column: int) -> float:
-            begin = np.median([m[column] for m in warm[:tenth]])
-            return float(np.median([m[column] for m in warm[-tenth:]]) - begin)
+            return float(np.median(warm[-tenth:, column]) - np.median(warm[:tenth, column]))
 
         report.growth_mib, report.growth_of_objects = growth(1), growth(2)
         # While the cable is out the port is closed: largest numbers are compared.
         for name, column in (("descriptors", 3), ("threads", 4)):
-            ends = tuple(max(m[column] for m in part) for part in (warm[:tenth], warm[-tenth:]))
+            ends = tuple(int(part[:, column].max()) for part in (warm[:tenth], warm[-tenth:]))
             setattr(report, name, ends)
-            if ends[1] > max(m[column] for m in warm[: len(warm) // 2 + 1]):
+            if ends[1] > warm[: len(warm) // 2 + 1, column].max():
                 report.problems.append(f"{name} grew from {ends[0]} to {ends[1]}")
         if report.growth_mib > GROWTH_MIB:
             report.problems.append(f"memory grew by {report.growth_mib:.1f} MiB")

@@ -17,8 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from so101_driver.calibration import Calibration
-from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
+from so101_driver.joints import SERVO_IDS
 from so101_driver.sim import Fault, VirtualBus
 from so101_driver.sim.virtual_servo import VirtualServo
 
@@ -87,19 +86,13 @@ class BusProcess:
         )
         self.port: str = self._answer()["port"]
 
-    def ask(self, action: str, **arguments: Any) -> Mapping[str, Any]:
-        """Send a command and return the answer."""
-        self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
-        self._process.stdin.flush()
-        return self._answer()
-
-    def inject(self, **fault: Any) -> int:
-        """Begin a fault, given as in a fault script; returns its handle."""
-        return int(self.ask("inject", fault=fault)["handle"])
+    def inject(self, **fault: Any) -> None:
+        """Begin a fault, given as in a fault script."""
+        self._ask("inject", fault=fault)
 
     def clear(self) -> None:
         """End all faults."""
-        self.ask("clear")
+        self._ask("clear")
 
     def close(self) -> None:
         """End the process."""
@@ -121,6 +114,11 @@ class BusProcess:
         _trace: TracebackType | None,
     ) -> None:
         self.close()
+
+    def _ask(self, action: str, **arguments: Any) -> Mapping[str, Any]:
+        self._process.stdin.write(json.dumps({"do": action, **arguments}) + "\n")
+        self._process.stdin.flush()
+        return self._answer()
 
     def _answer(self) -> Mapping[str, Any]:
         line = self._process.stdout.readline()
@@ -160,32 +158,12 @@ def main() -> int:
 def _obey(bus: VirtualBus, command: Mapping[str, Any]) -> Mapping[str, Any]:
     match command["do"]:
         case "inject":
-            return {"handle": bus.inject(Fault.from_mapping(command["fault"]))}
+            bus.inject(Fault.from_mapping(command["fault"]))
+            return {}
         case "clear":
             bus.clear()
             return {}
-        case "state":
-            return _state(bus)
     raise ValueError(f"unknown command {command['do']}")
-
-
-def _state(bus: VirtualBus) -> Mapping[str, Any]:
-    """What is true of the arm: joints, tip, torque, goals."""
-    calibration = Calibration.load(data_path("sim_calibration.json"))
-    with bus.arm.lock:
-        ticks = [bus.servos[i].goal_ticks for i in SERVO_IDS]
-        state = {
-            "joints_rad": dict(
-                zip(JOINT_NAMES, (bus.servos[i].position_rad for i in SERVO_IDS), strict=True)
-            ),
-            "goal_rad": calibration.ticks_to_rad(ticks).tolist(),
-            "torque": [bus.servos[i].memory.value(reg.TORQUE_ENABLE) for i in SERVO_IDS],
-            "goal_writes": bus.goal_writes,
-            "faults": {kind.value: count for kind, count in bus.fault_counts.items()},
-        }
-        if hasattr(bus.arm, "tip_pose"):
-            state["tip_m"] = bus.arm.tip_pose()[:3, 3].tolist()
-    return state
 
 
 def _say(answer: Mapping[str, Any]) -> None:

@@ -43,9 +43,8 @@ def test_leaks_are_seen():
         def counters(self):
             return {}
 
-    run._measured = [
-        (10.0 + i, 50.0 + i, 40_000 + 50 * i, 10 + i // 10, 2 + i // 20) for i in range(60)
-    ]
+    for i in range(60):
+        run._measured.extend((10.0 + i, 50.0 + i, 40_000 + 50 * i, 10 + i // 10, 2 + i // 20))
     run._sum_up(Arm())
     found = " ".join(run.report.problems)
     for word in ("descriptors", "threads", "memory", "objects"):
