@@ -113,6 +113,12 @@ def test_a_forbidden_port_gets_the_group_and_a_udev_rule_to_copy(machine: Machin
     assert "sudo tee /etc/udev/rules.d/60-so101.rules" in check.fix
 
 
+def test_the_rule_names_the_group_of_this_system(machine: Machine) -> None:
+    machine.plug()
+    object.__setattr__(machine, "may_use", Rights(False, "uucp", False, False))
+    assert 'GROUP="uucp"' in machine.check()[1]["port permission"].fix
+
+
 def test_who_joined_the_group_after_logging_in_is_told_to_log_in_again(machine: Machine) -> None:
     machine.plug()
     object.__setattr__(machine, "may_use", Rights(False, "uucp", False, True))

@@ -120,13 +120,13 @@ def _check_adapter(port: SerialPort, label: str) -> Check:
     )
 
 
-def udev_rules(port: SerialPort) -> str:
+def udev_rules(port: SerialPort, group: str = "dialout") -> str:
     """Return commands that let the user of the desktop use an adapter and keep others off it."""
     vendor, _, product = port.usb_id.partition(":")
     usb = f'ATTR{{idVendor}}=="{vendor}", ATTR{{idProduct}}=="{product}"'
     tty = f'ATTRS{{idVendor}}=="{vendor}", ATTRS{{idProduct}}=="{product}"'
     usb_rule = f'SUBSYSTEM=="usb", {usb}, ENV{{ID_MM_DEVICE_IGNORE}}="1"'
-    tty_rule = f'SUBSYSTEM=="tty", {tty}, MODE="0660", GROUP="dialout", TAG+="uaccess"'
+    tty_rule = f'SUBSYSTEM=="tty", {tty}, MODE="0660", GROUP="{group}", TAG+="uaccess"'
     # Lines that may be copied with the spaces before them, unlike a here-document.
     return "\n".join(
         (
@@ -152,7 +152,7 @@ def _check_permission(host: Host, port: SerialPort, label: str) -> Check:
         )
     fix = f"sudo usermod -aG {group} $USER, then log out and in again."
     if port.usb_id:
-        fix += " Or, without logging out, a udev rule:\n" + udev_rules(port)
+        fix += " Or, without logging out, a udev rule:\n" + udev_rules(port, group)
     return failed(name, text, fix)
 
 
