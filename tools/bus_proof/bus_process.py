@@ -49,7 +49,9 @@ class ClockArm:
     """Six clock servos."""
 
     def __init__(self) -> None:
-        self.servos = {servo_id: ClockServo(servo_id) for servo_id in SERVO_IDS}
+        # Replies at once, as drivers set it: the factory waits half a millisecond.
+        registers = {reg.RETURN_DELAY: 0}
+        self.servos = {i: ClockServo(i, registers=registers) for i in SERVO_IDS}
         self.lock = threading.Lock()
 
     @property

@@ -46,6 +46,14 @@ def test_the_fastest_chunk_tells_the_clocks_difference():
     assert last == pytest.approx(-2.0)
 
 
+def test_a_tick_that_runs_late_is_no_skew():
+    gate = ChunkGate(JOINTS, Settings())
+    arrived_ns = ROS_NS + round(51 * MS)
+    late = replace(CHUNK, stamp_ns=ROS_NS, received_ros_ns=arrived_ns)
+    gate.measure_skew(late, arrived_ns - round(100 * MS))
+    assert 1e3 * gate.skew_s == pytest.approx(-1.0)
+
+
 def test_skew_is_of_one_sender_and_survives_arming_but_no_jump():
     gate = ChunkGate(JOINTS, Settings())
     measured(gate, 100.0, 0.0)

@@ -83,7 +83,8 @@ class SafetyInputs:
         """The chunks that came since the last call."""
         chunks = []
         while (taken := self._chunks.take()) is not None:
-            chunks.append(convert.chunk(taken[0]))
+            # Read after taking: what delays this thread must not look like a clock that is ahead.
+            chunks.append(convert.chunk(taken[0], self._node.ros_now_ns()))
         return chunks
 
     def _poll(self, kind: type, topic: str, qos: QoSProfile) -> PolledSubscription:

@@ -66,8 +66,8 @@ def driver_reading(message: DriverStatus, received_ns: int) -> DriverReading:
     )
 
 
-def chunk(message: ActionChunk) -> Chunk:
-    """A chunk, unchecked."""
+def chunk(message: ActionChunk, received_ros_ns: int) -> Chunk:
+    """A chunk, unchecked, with the ROS time at which it came."""
     points = message.trajectory.points
     return Chunk(
         stamp_ns=stamp_ns(message.header.stamp),
@@ -81,6 +81,7 @@ def chunk(message: ActionChunk) -> Chunk:
         action_kind=message.action_kind,
         committed_steps=message.committed_steps,
         observation_to_publish_s=message.observation_to_publish_s,
+        received_ros_ns=received_ros_ns,
     )
 
 

@@ -112,7 +112,9 @@ class ChunkGate:
         if (chunk.source, chunk.session) != self._skew_of:
             self._skew_of = (chunk.source, chunk.session)
             self._skews_s.clear()
-        self._skews_s.append((chunk.stamp_ns - ros_ns) * 1e-9 + sending_s)
+        # The tick's own time would be early by the tick's delay, which would look like a skew.
+        received_ns = ros_ns if chunk.received_ros_ns is None else chunk.received_ros_ns
+        self._skews_s.append((chunk.stamp_ns - received_ns) * 1e-9 + sending_s)
         self.skew_s = max(self._skews_s)
 
     def age_s(self, steady_ns: int) -> float:

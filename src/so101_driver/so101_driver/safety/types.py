@@ -154,6 +154,8 @@ class Chunk:
         committed_steps: Leading points that the policy has promised not to change.
         observation_to_publish_s: Age of the observation when the chunk was sent, by the sender's
             clock; NaN where it is not known.
+        received_ros_ns: ROS time of its arrival; None takes the tick's, which may be up to a period
+            earlier.
     """
 
     stamp_ns: int
@@ -167,6 +169,7 @@ class Chunk:
     action_kind: int
     committed_steps: int = 0
     observation_to_publish_s: float = math.nan
+    received_ros_ns: int | None = None
 
 
 class EventKind(Enum):
