@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
 from so101_driver.errors import UserError
@@ -24,6 +23,7 @@ from so101_driver.safety.geometry_shapes import (
     Table,
     Workspace,
 )
+from so101_driver.yaml_fields import mapping, number, read_yaml
 
 Array = NDArray[np.float64]
 
@@ -76,19 +76,7 @@ def read_content(path: str | Path) -> Any:
     Raises:
         UserError: It cannot be read or is not YAML.
     """
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not text"
-        raise UserError(
-            f"cannot read the geometry file {path} ({reason}): give the path of a file like "
-            "so101_geometry.yaml."
-        ) from error
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        summary = " ".join(str(error).split())
-        raise UserError(f"the geometry file {path} is not YAML: {summary}.") from error
+    return read_yaml(path, "geometry file", "so101_geometry.yaml")
 
 
 def shapes_of(content: Any, link_names: tuple[str, ...], source: str) -> Shapes:
@@ -97,7 +85,7 @@ def shapes_of(content: Any, link_names: tuple[str, ...], source: str) -> Shapes:
     Raises:
         UserError: Anything is wrong with it.
     """
-    top = _mapping(content, _TOP_KEYS, "", source)
+    top = mapping(content, _TOP_KEYS, "", source)
     parts = tuple(
         _part(name, entry, link_names, source)
         for name, entry in _named(top["parts"], "parts", source)
@@ -107,9 +95,9 @@ def shapes_of(content: Any, link_names: tuple[str, ...], source: str) -> Shapes:
         _fingertip(name, entry, link_names, source)
         for name, entry in _named(top["fingertips"], "fingertips", source)
     )
-    boxes = _mapping(top["boxes"], ("margin_m", "list"), "boxes", source)
+    boxes = mapping(top["boxes"], ("margin_m", "list"), "boxes", source)
     shapes = Shapes(
-        recoverable_m=_number(top["recoverable_m"], "recoverable_m", source, least=0.0),
+        recoverable_m=number(top["recoverable_m"], "recoverable_m", source, minimum=0.0),
         parts=parts,
         fingertips=fingertips,
         table=_table(top["table"], part_names, source),
@@ -118,7 +106,7 @@ def shapes_of(content: Any, link_names: tuple[str, ...], source: str) -> Shapes:
             _box(name, entry, source)
             for name, entry in _named(boxes["list"], "boxes: list", source)
         ),
-        boxes_margin_m=_number(boxes["margin_m"], "boxes: margin_m", source, least=0.0),
+        boxes_margin_m=number(boxes["margin_m"], "boxes: margin_m", source, minimum=0.0),
         pairs=_pairs(top["self_collision"], part_names, source),
         source=source,
     )
@@ -128,14 +116,14 @@ def shapes_of(content: Any, link_names: tuple[str, ...], source: str) -> Shapes:
 
 def _part(name: str, entry: Any, link_names: tuple[str, ...], source: str) -> Part:
     where = f"parts: {name}"
-    fields = _mapping(entry, ("link", "capsules"), where, source)
+    fields = mapping(entry, ("link", "capsules"), where, source)
     if not isinstance(fields["capsules"], list) or not fields["capsules"]:
         raise UserError(f"{where}: capsules in {source} must be a list of capsules.")
     capsules = []
-    for number, capsule in enumerate(fields["capsules"], 1):
-        place = f"{where}: capsule {number}"
-        keys = _mapping(capsule, ("from_m", "to_m", "radius_m"), place, source)
-        radius = _number(keys["radius_m"], f"{place}: radius_m", source, least=0.0)
+    for index, capsule in enumerate(fields["capsules"], 1):
+        place = f"{where}: capsule {index}"
+        keys = mapping(capsule, ("from_m", "to_m", "radius_m"), place, source)
+        radius = number(keys["radius_m"], f"{place}: radius_m", source, minimum=0.0)
         if radius == 0.0:
             raise UserError(f"{place}: radius_m in {source} must be positive.")
         start, end = (_vector(keys[key], f"{place}: {key}", source) for key in ("from_m", "to_m"))
@@ -145,7 +133,7 @@ def _part(name: str, entry: Any, link_names: tuple[str, ...], source: str) -> Pa
 
 def _fingertip(name: str, entry: Any, link_names: tuple[str, ...], source: str) -> Fingertip:
     where = f"fingertips: {name}"
-    fields = _mapping(entry, ("link", "points_m"), where, source)
+    fields = mapping(entry, ("link", "points_m"), where, source)
     if not isinstance(fields["points_m"], list) or not fields["points_m"]:
         raise UserError(f"{where}: points_m in {source} must be a list of points.")
     points = np.array([_vector(p, f"{where}: points_m", source) for p in fields["points_m"]])
@@ -155,7 +143,7 @@ def _fingertip(name: str, entry: Any, link_names: tuple[str, ...], source: str) 
 def _table(entry: Any, part_names: tuple[str, ...], source: str) -> Table | None:
     if entry is None:
         return None
-    fields = _mapping(
+    fields = mapping(
         entry,
         ("point_m", "normal", "table_command_depth_m", "margin_m", "parts"),
         "table",
@@ -168,14 +156,14 @@ def _table(entry: Any, part_names: tuple[str, ...], source: str) -> Table | None
             f"table: normal in {source} must point up within {math.degrees(MAX_TILT_RAD):.0f} "
             "degrees of the base's z axis: measure the table again."
         )
-    depth = _number(
-        fields["table_command_depth_m"], "table: table_command_depth_m", source, least=0.0
+    depth = number(
+        fields["table_command_depth_m"], "table: table_command_depth_m", source, minimum=0.0
     )
     return Table(
         point_m=_vector(fields["point_m"], "table: point_m", source),
         normal=normal / length,
         command_depth_m=depth,
-        margin_m=_number(fields["margin_m"], "table: margin_m", source, least=0.0),
+        margin_m=number(fields["margin_m"], "table: margin_m", source, minimum=0.0),
         parts=_known_parts(fields["parts"], part_names, "table: parts", source),
     )
 
@@ -183,7 +171,7 @@ def _table(entry: Any, part_names: tuple[str, ...], source: str) -> Table | None
 def _workspace(entry: Any, source: str) -> Workspace | None:
     if entry is None:
         return None
-    fields = _mapping(entry, ("lower_m", "upper_m"), "workspace", source)
+    fields = mapping(entry, ("lower_m", "upper_m"), "workspace", source)
     lower, upper = (
         _vector(fields[key], f"workspace: {key}", source) for key in ("lower_m", "upper_m")
     )
@@ -194,7 +182,7 @@ def _workspace(entry: Any, source: str) -> Workspace | None:
 
 def _box(name: str, entry: Any, source: str) -> Box:
     where = f"boxes: {name}"
-    fields = _mapping(entry, ("centre_m", "size_m", "rpy_rad"), where, source)
+    fields = mapping(entry, ("centre_m", "size_m", "rpy_rad"), where, source)
     size = _vector(fields["size_m"], f"{where}: size_m", source)
     if not (size > 0.0).all():
         raise UserError(f"{where}: size_m in {source} must be positive in x, y and z.")
@@ -212,11 +200,11 @@ def _pairs(entry: Any, part_names: tuple[str, ...], source: str) -> tuple[Pair, 
         raise UserError(f"{where} in {source} must be a list of pairs of parts, maybe empty: [].")
     pairs = []
     for item in entry:
-        fields = _mapping(item, ("parts", "margin_m"), where, source)
+        fields = mapping(item, ("parts", "margin_m"), where, source)
         names = _known_parts(fields["parts"], part_names, where, source)
         if len(names) != 2 or names[0] == names[1]:
             raise UserError(f"{where} in {source}: {list(names)} must be two different parts.")
-        margin = _number(fields["margin_m"], f"{where}: margin_m", source)
+        margin = number(fields["margin_m"], f"{where}: margin_m", source)
         pairs.append(Pair(names[0], names[1], margin))
     return tuple(pairs)
 
@@ -264,27 +252,7 @@ def _link(entry: Any, link_names: tuple[str, ...], where: str, source: str) -> s
     return str(entry)
 
 
-def _mapping(value: Any, keys: tuple[str, ...], where: str, source: str) -> Mapping[str, Any]:
-    place = f"{where} in {source}" if where else f"the geometry file {source}"
-    if not isinstance(value, dict):
-        raise UserError(f"{place} must have the keys {', '.join(keys)}.")
-    missing = [key for key in keys if key not in value]
-    unknown = [str(key) for key in value if key not in keys]
-    if missing:
-        raise UserError(f"{place} lacks {', '.join(missing)}.")
-    if unknown:
-        raise UserError(f"{place} has unknown keys: {', '.join(unknown)}.")
-    return value
-
-
-def _number(value: Any, where: str, source: str, least: float = -math.inf) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or value < least:
-        bound = "" if least == -math.inf else f" of at least {least:g}"
-        raise UserError(f"{where} in {source} must be a finite number{bound}, not {value!r}.")
-    return float(value)
-
-
 def _vector(value: Any, where: str, source: str) -> Array:
     if not isinstance(value, list) or len(value) != 3:
         raise UserError(f"{where} in {source} must be [x, y, z], not {value!r}.")
-    return np.array([_number(part, where, source) for part in value])
+    return np.array([number(part, where, source) for part in value])

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-import yaml
 from numpy.typing import ArrayLike, NDArray
 
 from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES
 from so101_driver.kinematics import Kinematics
+from so101_driver.yaml_fields import mapping, number, read_yaml
 
 Array = NDArray[np.float64]
 
@@ -108,24 +107,12 @@ class Limits:
         Raises:
             UserError: The file, the profile, a key or a joint is missing, unknown or impossible.
         """
-        try:
-            text = Path(path).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is not text"
-            raise UserError(
-                f"cannot read the limits file {path} ({reason}): give the path of a file like "
-                "so101_limits.yaml."
-            ) from error
-        try:
-            content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            summary = " ".join(str(error).split())
-            raise UserError(f"the limits file {path} is not YAML: {summary}.") from error
+        content = read_yaml(path, "limits file", "so101_limits.yaml")
         return cls._from_content(content, profile, str(path))
 
     @classmethod
     def _from_content(cls, content: Any, profile: str, source: str) -> Limits:
-        top = _mapping(content, _TOP_KEYS, "", source)
+        top = mapping(content, _TOP_KEYS, "", source)
         profiles = top["profiles"]
         if not isinstance(profiles, dict) or profile not in profiles:
             known = ", ".join(map(str, profiles)) if isinstance(profiles, dict) else "none"
@@ -138,7 +125,7 @@ class Limits:
         ranges = [
             _range(top["position_rad"][name], f"position_rad: {name}", source) for name in names
         ]
-        motion = _mapping(profiles[profile], _PROFILE_KEYS, f"profiles: {profile}", source)
+        motion = mapping(profiles[profile], _PROFILE_KEYS, f"profiles: {profile}", source)
         velocity, acceleration, jerk = (
             _per_joint(motion[key], names, f"profiles: {profile}: {key}", source)
             for key in _MOTION_KEYS
@@ -148,7 +135,7 @@ class Limits:
             tip_speed = math.inf
         else:
             tip_speed = _positive(tip_speed, f"profiles: {profile}: tip_speed_m_s", source)
-        following = _mapping(
+        following = mapping(
             top["following_error_rad"], _FOLLOWING_KEYS, "following_error_rad", source
         )
         slow, stop = (
@@ -161,12 +148,12 @@ class Limits:
                     f"following_error_rad in {source}: {name} needs slow below stop, or null for "
                     "both."
                 )
-        poses = _mapping(top["parking"], _POSE_KEYS, "parking", source)
+        poses = mapping(top["parking"], _POSE_KEYS, "parking", source)
         via, rest, ready = (
             _per_joint(poses[key], names, f"parking: {key}", source, optional=True, signed=True)
             for key in _POSE_KEYS
         )
-        violation = _number(
+        violation = number(
             top["recoverable_violation_rad"], "recoverable_violation_rad", source, minimum=0.0
         )
         limits = cls(
@@ -291,40 +278,20 @@ def effective_limits(
     )
 
 
-def _mapping(value: Any, keys: tuple[str, ...], where: str, source: str) -> Mapping[str, Any]:
-    place = f"{where} in {source}" if where else f"the limits file {source}"
-    if not isinstance(value, dict):
-        raise UserError(f"{place} must have the keys {', '.join(keys)}.")
-    missing = [key for key in keys if key not in value]
-    unknown = [str(key) for key in value if key not in keys]
-    if missing:
-        raise UserError(f"{place} lacks {', '.join(missing)}.")
-    if unknown:
-        raise UserError(f"{place} has unknown keys: {', '.join(unknown)}.")
-    return value
-
-
-def _number(value: Any, where: str, source: str, minimum: float = -math.inf) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or value < minimum:
-        bound = "" if minimum == -math.inf else f" of at least {minimum:g}"
-        raise UserError(f"{where} in {source} must be a finite number{bound}, not {value!r}.")
-    return float(value)
-
-
 def _range(value: Any, where: str, source: str) -> tuple[float, float]:
     if not isinstance(value, list) or len(value) != 2:
         raise UserError(f"{where} in {source} must be [lower, upper], not {value!r}.")
-    low, high = (_number(part, where, source) for part in value)
+    low, high = (number(part, where, source) for part in value)
     if high - low < SMALLEST_RANGE_RAD:
         raise UserError(f"{where} in {source}: {low} to {high} is no usable range.")
     return low, high
 
 
 def _positive(value: Any, where: str, source: str) -> float:
-    number = _number(value, where, source)
-    if number <= 0.0:
+    positive = number(value, where, source)
+    if positive <= 0.0:
         raise UserError(f"{where} in {source} must be positive, not {value!r}.")
-    return number
+    return positive
 
 
 def _per_joint(
@@ -337,8 +304,8 @@ def _per_joint(
     signed: bool = False,
 ) -> Array:
     """One number per joint: positive unless ``signed``; if ``optional``, null is NaN."""
-    entries = _mapping(value, names, where, source)
-    read = _number if signed else _positive
+    entries = mapping(value, names, where, source)
+    read = number if signed else _positive
     numbers = []
     for name in names:
         if optional and entries[name] is None:
@@ -357,7 +324,7 @@ def _servos(value: Any, source: str) -> tuple[ServoPart, ...]:
     parts = []
     for name, entry in value.items():
         where = f"servos: {name}"
-        part = _mapping(entry, _SERVO_KEYS, where, source)
+        part = mapping(entry, _SERVO_KEYS, where, source)
         low, high = _range(part["supply_v"], f"{where}: supply_v", source)
         velocity = _positive(part["velocity_rad_s"], f"{where}: velocity_rad_s", source)
         parts.append(ServoPart(str(name), low, high, velocity))
