@@ -7,12 +7,16 @@ test starts inherit it. Graphs that a test starts through the runner lock furthe
 from __future__ import annotations
 
 import os
+import signal
 
 import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate this process; without the built workspace only pure tests run, which need nothing."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # A shell starts background jobs deaf to Ctrl-C, and so would be every program under test.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         from wallx_bringup.domain import isolated_environment, lock_free_domain
     except ImportError:
