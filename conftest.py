@@ -14,9 +14,6 @@ import pytest
 
 def pytest_configure(config: pytest.Config) -> None:
     """Isolate this process; without the built workspace only pure tests run, which need nothing."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A shell starts background jobs deaf to Ctrl-C, and so would be every program under test.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         from wallx_bringup.domain import isolated_environment, lock_free_domain
     except ImportError:
@@ -28,3 +25,13 @@ def pytest_configure(config: pytest.Config) -> None:
     os.environ.update(environment)
     # A wrong scalar type in a message field aborts the process unless this is on.
     os.environ["ROS_PYTHON_CHECK_FIELDS"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _hears_ctrl_c() -> None:
+    """Let programs under test be interrupted.
+
+    A shell starts background jobs deaf to Ctrl-C, which every child inherits.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
