@@ -32,7 +32,8 @@ class LineAnswers:
     """Answers by lines from an open file: a terminal, a pipe or a script.
 
     In a pipe or script an empty line is Enter, ``wait 2.5`` waits before the next answer and what
-    follows a ``#`` is a comment.
+    follows a ``#`` is a comment. At a terminal what was typed before a question does not answer it:
+    a doubled Enter must not let go of an arm that nobody holds yet.
 
     Args:
         descriptor: Where the lines come from; stays open.
@@ -49,6 +50,9 @@ class LineAnswers:
 
     def ask(self, question: str) -> str:
         """Put a question and return the answer."""
+        if self._typed:
+            discard_typed(self._descriptor)
+            self._buffer = b""
         print(f"{question} ", end="", flush=True)
         while True:
             try:
@@ -129,6 +133,12 @@ class LineAnswers:
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
         return line.decode(errors="replace").strip()
+
+
+def discard_typed(descriptor: int) -> None:
+    """Forget what was typed at a terminal and not read yet; other files stay as they are."""
+    with contextlib.suppress(termios.error):
+        termios.tcflush(descriptor, termios.TCIFLUSH)
 
 
 def open_answers(script: str | None) -> LineAnswers:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import select
 import subprocess
 import sys
 import threading
@@ -57,6 +58,29 @@ def test_waiting_delays_the_next_answer():
         assert time.monotonic() - begin < 5
         time.sleep(0.01)
     assert time.monotonic() - begin >= 0.3
+
+
+class Keyboard:
+    """A terminal, typed at from its other end."""
+
+    def __init__(self):
+        self._keys, self.terminal = os.openpty()
+
+    def type(self, text):
+        os.write(self._keys, text.encode())
+        # What is typed has to go through the terminal before anybody can read it.
+        assert select.select([self.terminal], [], [], 5.0)[0]
+
+
+def test_what_was_typed_before_a_question_does_not_answer_it(monkeypatch):
+    keyboard = Keyboard()
+    answers = LineAnswers(keyboard.terminal, "the terminal")
+    keyboard.type("\n\ny\n")
+    monkeypatch.setattr("builtins.print", lambda *_args, **_kwargs: keyboard.type("q\n"))
+    assert answers.ask("Hold it?") == "q"
+    keyboard.type("done\nstale\n")
+    assert answers.poll() == "done"
+    assert answers.ask("Write it?") == "q"
 
 
 def test_line_that_comes_in_pieces_is_one_answer():

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +22,7 @@ from so101_driver.serial_ports import SerialPort
 from so101_driver.sim import FactoryServos, FaultKind, IdealArm, VirtualBus
 from wallx_bringup.cli import main
 from wallx_bringup.find_port import find_unplugged, show_ports, with_named
+from wallx_bringup.prompts import wait_for_enter
 
 from so101_driver import registers as reg
 
@@ -181,6 +183,27 @@ def test_setup_motors_refuses_bad_words(words, sentence: str, capsys) -> None:
     error = capsys.readouterr().err
     assert error.startswith(f"wallx: {sentence}")
     assert error.count("\n") == 1
+
+
+def test_an_enter_typed_before_the_request_is_not_its_answer(monkeypatch) -> None:
+    keys, terminal = os.openpty()
+
+    def type_line(*_args: object, **_options: object) -> None:
+        os.write(keys, b"\n")
+        assert select.select([terminal], [], [], 5.0)[0]
+
+    with os.fdopen(terminal) as stdin:
+        type_line()
+        monkeypatch.setattr("sys.stdin", stdin)
+        monkeypatch.setattr("builtins.print", lambda *_args, **_options: None)
+        thread = threading.Thread(target=wait_for_enter, args=("press Enter:",), daemon=True)
+        thread.start()
+        thread.join(0.2)
+        assert thread.is_alive()
+        type_line()
+        thread.join(5.0)
+        assert not thread.is_alive()
+    os.close(keys)
 
 
 def test_find_port_says_what_answers(arm: VirtualBus) -> None:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import sys
 
+from so101_driver.calibration_dialog import discard_typed
 from so101_driver.errors import UserError
 
 
 def wait_for_enter(text: str) -> None:
-    """Print a request and wait for Enter.
+    """Print a request and wait for Enter; at a terminal, one that is typed after the request.
 
     Raises:
         UserError: The input has ended.
     """
+    if sys.stdin.isatty():
+        discard_typed(sys.stdin.fileno())
     print(text, end=" ", flush=True)
     line = sys.stdin.readline()
     if not sys.stdin.isatty():
