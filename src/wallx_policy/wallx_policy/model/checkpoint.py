@@ -21,77 +21,10 @@ from wallx_policy.model.tensors import (
     tensor_shapes,
 )
 from wallx_policy.model.vision import vision_shapes
+from wallx_policy.model.weights import ExpertWeights, HeadWeights, ModelWeights, Normalizers
 
 FILE_NAME = "model.safetensors"
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertWeights:
-    """One decoder layer as tokens of one type see it; both types share attention and norms.
-
-    Attributes:
-        input_norm: [H].
-        qkv: [(heads + 2 kv_heads) · head_dim, H].
-        qkv_bias: [(heads + 2 kv_heads) · head_dim].
-        out: [H, heads · head_dim].
-        post_norm: [H].
-        gate_up: [2 F, H].
-        down: [H, F].
-    """
-
-    input_norm: Tensor
-    qkv: Tensor
-    qkv_bias: Tensor
-    out: Tensor
-    post_norm: Tensor
-    gate_up: Tensor
-    down: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class HeadWeights:
-    """Action head, f32.
-
-    Attributes:
-        w1: [H, 2 columns], of the noisy action and its mask.
-        w2: [H, 2 H], of action embedding and time embedding.
-        w3: [H, H].
-        back: [columns, H].
-        propri: [H, 2 columns], of the state and its mask.
-    """
-
-    w1: Tensor
-    w2: Tensor
-    w3: Tensor
-    back: Tensor
-    propri: Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class ModelWeights:
-    """All tensors of a checkpoint.
-
-    Attributes:
-        embedding: [rows of the file, H].
-        layers: By layer, then by token type.
-        final_norm: [H].
-        head: Action head.
-        vision: State of the vision tower, keys without ``visual.``.
-        normalizers: ``(action|propri, min|delta)`` by name of the statistics.
-    """
-
-    embedding: Tensor
-    layers: tuple[tuple[ExpertWeights, ExpertWeights], ...]
-    final_norm: Tensor
-    head: HeadWeights
-    vision: dict[str, Tensor]
-    normalizers: dict[str, dict[tuple[str, str], Tensor]]
-
-    @property
-    def columns(self) -> int:
-        """Action columns, used or not."""
-        return self.head.back.shape[0]
 
 
 def read_weights(
@@ -198,11 +131,11 @@ class _Reader:
     def read(self) -> ModelWeights:
         """Read every tensor once, to its place and type."""
         c, f32 = self.config, torch.float32
-        head = "action_preprocessor."
+        head, final_norm = "action_preprocessor.", self._tensor("model.norm.weight", f32)
         return ModelWeights(
             embedding=self._tensor(self._embedding),
             layers=tuple(self._layer(f"model.layers.{n}.") for n in range(c.layers)),
-            final_norm=self._tensor("model.norm.weight", f32),
+            final_norms=(final_norm, final_norm),
             head=HeadWeights(
                 *(
                     self._tensor(f"{head}{name}.weight", f32)
@@ -250,8 +183,8 @@ class _Reader:
         # Copies, so that neither half keeps the fused tensor alive.
         return both.chunk(2)[0 if ".gate_proj." in key else 1].clone()
 
-    def _normalizers(self) -> dict[str, dict[tuple[str, str], Tensor]]:
-        found: dict[str, dict[tuple[str, str], Tensor]] = {}
+    def _normalizers(self) -> Normalizers:
+        found: Normalizers = {}
         for name in self.shapes:
             match = NORMALIZER.fullmatch(name)
             if match:

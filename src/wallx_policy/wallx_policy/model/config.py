@@ -8,7 +8,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+import torch
 from so101_driver.errors import UserError
+from torch import Tensor
 
 from wallx_policy.lerobot_files import IMAGE_PREFIX, read_json
 
@@ -24,6 +26,15 @@ class Layout(Enum):
 
     ORIGINAL = "original"
     LEROBOT = "lerobot"
+
+
+class Mixture(Enum):
+    """What of a decoder layer depends on the token's type."""
+
+    MLP = "mlp"
+    """The feed-forward part."""
+    TRANSFORMER = "transformer"
+    """Everything."""
 
 
 class ActionAttention(Enum):
@@ -53,16 +64,37 @@ _WALL_05_MARKS = ("attention_moe", "norm_moe", "mot_opt", "action_hidden_size")
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """One expert: the width of the tokens that it takes, and of its feed-forward part."""
+
+    width: int
+    inner: int
+
+
+@dataclass(frozen=True, slots=True)
+class StepGrid:
+    """Points in time that the flow is integrated over, evenly from 0 (noise) to ``end``."""
+
+    steps: int
+    end: float = 1.0
+
+    def times(self) -> Tensor:
+        """Return the ``steps + 1`` points, f32."""
+        return torch.linspace(0.0, 1.0, self.steps + 1) * self.end
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
     """Shape of the network.
 
     Attributes:
-        hidden_size: Width of the residual stream.
+        hidden_size: Width of the residual stream, and of the first expert.
         layers: Decoder layers.
         heads: Query heads.
         kv_heads: Key and value heads.
         head_dim: Width of a head.
-        expert_sizes: Inner width of the feed-forward part, by token type.
+        experts: By token type.
+        mixture: What the experts do not share.
         rms_eps: Of every norm of the decoder.
         rope_theta: Base of the rotary frequencies.
         mrope_section: Frequencies that belong to time, height and width.
@@ -75,7 +107,8 @@ class ModelConfig:
     heads: int
     kv_heads: int
     head_dim: int
-    expert_sizes: tuple[int, int]
+    experts: tuple[ExpertShape, ExpertShape]
+    mixture: Mixture
     rms_eps: float
     rope_theta: float
     mrope_section: tuple[int, int, int]
@@ -91,7 +124,7 @@ class CheckpointConfig:
         layout: Who wrote it.
         model: Shape of the network.
         base: Folder of tokenizer and image processor.
-        steps: Euler steps that the layout runs by default.
+        grid: Euler steps that the layout runs by default.
         action_attention: The layout's default.
         resize: ``pil`` or ``torchvision``, the layout's default.
         cameras: Views in prompt order; None where the configuration does not say.
@@ -104,7 +137,7 @@ class CheckpointConfig:
     layout: Layout
     model: ModelConfig
     base: Path
-    steps: int
+    grid: StepGrid
     action_attention: ActionAttention
     resize: str
     cameras: tuple[str, ...] | None
@@ -142,7 +175,7 @@ def read_config(folder: Path, base: Path | None) -> CheckpointConfig:
         model=model,
         base=folder,
         # The original takes that many *points* of a grid, hence one step fewer.
-        steps=int(scheduler.get("num_inference_timesteps", 10)) - 1,
+        grid=StepGrid(int(scheduler.get("num_inference_timesteps", 10)) - 1),
         action_attention=_original_attention(config),
         resize="pil",
         cameras=None,
@@ -179,7 +212,7 @@ def _lerobot(folder: Path, config: Mapping[str, Any], base: Path | None) -> Chec
         layout=Layout.LEROBOT,
         model=_model(source / "config.json", read_json(source / "config.json")),
         base=source,
-        steps=LEROBOT_STEPS,
+        grid=StepGrid(LEROBOT_STEPS),
         action_attention=ActionAttention.ISLAND,
         # The key came with LeRobot 0.6, as did resizing by torchvision.
         resize="torchvision" if "vision_attn_implementation" in config else "pil",
@@ -260,7 +293,11 @@ def _shape(path: Path, config: Mapping[str, Any]) -> ModelConfig:
         heads=heads,
         kv_heads=int(config["num_key_value_heads"]),
         head_dim=head_dim,
-        expert_sizes=(int(experts[0]["intermediate_size"]), int(experts[1]["intermediate_size"])),
+        experts=(
+            ExpertShape(hidden, int(experts[0]["intermediate_size"])),
+            ExpertShape(hidden, int(experts[1]["intermediate_size"])),
+        ),
+        mixture=Mixture.MLP,
         rms_eps=float(config["rms_norm_eps"]),
         rope_theta=float(config["rope_theta"]),
         mrope_section=section,  # type: ignore[arg-type]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 
@@ -12,37 +11,20 @@ from so101_driver.errors import UserError
 from torch import Tensor
 from torch.nn.functional import linear, silu
 
-from wallx_policy.model.checkpoint import ModelWeights
-from wallx_policy.model.config import ActionAttention, ModelConfig
-from wallx_policy.model.decoder import Decoder, Rotary, rotary
-from wallx_policy.model.positions import mrope_positions
-from wallx_policy.model.prompt import SpecialIds
-from wallx_policy.model.vision import VisionTower
-
-HiddenStates = Callable[[Tensor], Tensor]
-"""From embedded actions to the final hidden states that velocities are read from."""
+from wallx_policy.model.config import ActionAttention, StepGrid
+from wallx_policy.model.decoder import KeysValues, Rotary
+from wallx_policy.model.network import EmbeddedPrompt, Network, PromptInputs
+from wallx_policy.model.weights import HeadWeights
 
 
-@dataclass(frozen=True, slots=True)
-class FlowInputs:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowInputs(PromptInputs):
     """One batch; every row ends with the same number of action tokens.
 
     Attributes:
-        input_ids: [batch, tokens], padded on the left.
-        attention_mask: [batch, tokens], 0 for padding.
-        pixel_values: [patches, ...], f32.
-        grid_thw: [images, 3].
-        state: [batch, columns], normalised, 0 where unknown.
-        state_mask: [batch, columns], 1 where known.
         dof_mask: [batch, columns], 1 where a column of the action is in use.
     """
 
-    input_ids: Tensor
-    attention_mask: Tensor
-    pixel_values: Tensor
-    grid_thw: Tensor
-    state: Tensor
-    state_mask: Tensor
     dof_mask: Tensor
 
 
@@ -67,47 +49,69 @@ class FlowResult:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sequence:
-    """Everything about a batch that does not change from step to step."""
+class FlowContext:
+    """Everything about a batch that does not change from step to step; detached tensors.
 
-    embeddings: Tensor  # [batch, prefix, H]
-    positions: Tensor  # [3, batch, tokens]
-    allowed: Tensor  # [batch, tokens, tokens], True where a row may attend
-    horizon: int
-    padded: bool
+    Attributes:
+        keys_values: Of the prefix, by layer; None for the oracle.
+        prefix: Embeddings of the prefix [batch, tokens, H], for the oracle only.
+        turn: Rotation of the action tokens, or of all tokens for the oracle.
+        mask: [batch, 1, rows, tokens], True where a row may attend; None if everywhere.
+        dof_term: What the mask of columns adds to an action's first layer, [batch, 1, W].
+        active: [batch, 1, columns], True where a column is in use.
+        inactive_velocity: [batch, horizon, columns] for the other columns; None where the model's
+            own velocity is taken.
+        timings_s: Seconds by stage: vision, prefill.
+        trace: Filled on the way, if given.
+    """
+
+    keys_values: tuple[KeysValues, ...] | None
+    prefix: Tensor | None
+    turn: Rotary
+    mask: Tensor | None
+    dof_term: Tensor
+    active: Tensor
+    inactive_velocity: Tensor | None
+    timings_s: dict[str, float]
+    trace: FlowTrace | None
 
 
 class FlowModel:
-    """A loaded checkpoint that turns token ids and patches into normalised actions."""
+    """Turns token ids and patches into normalised actions."""
 
     def __init__(
         self,
-        config: ModelConfig,
-        weights: ModelWeights,
-        special: SpecialIds,
+        network: Network,
+        head: HeadWeights,
         *,
         action_attention: ActionAttention,
-        steps: int,
-        bf16_rotary: bool,
+        grid: StepGrid,
+        inactive_target: Tensor | None = None,
     ) -> None:
-        """Build the tower and the constants of every Euler step."""
-        self._config = config
-        self._weights = weights
-        self._special = special
-        self._attention = action_attention
-        self._bf16_rotary = bf16_rotary
-        self._decoder = Decoder(config, weights)
-        self._vision = VisionTower(config.vision, weights.vision, bf16_rotary)
-        self.device = weights.embedding.device
-        self.dtype = weights.embedding.dtype
-        self.columns = weights.columns
-        self._times = torch.linspace(0.0, 1.0, steps + 1)
-        # The time embedding enters linearly and is the same for every action and inference.
-        hidden = config.hidden_size
-        times = torch.stack([time_embedding(t, hidden) for t in self._times[:-1]])
-        self._time_terms = linear(times.to(self.device), weights.head.w2[:, hidden:])
+        """Compute the constants of every Euler step.
 
-    @torch.inference_mode()
+        Args:
+            network: The model's network.
+            head: Its action head.
+            action_attention: What action tokens see of each other.
+            grid: Points in time.
+            inactive_target: [columns], where columns that are not in use travel to in a straight
+                line; None leaves them to the model.
+        """
+        self.network = network
+        self.grid = grid
+        self.device = network.device
+        self.columns = head.back.shape[0]
+        self.times = grid.times()
+        self._head = head
+        self._attention = action_attention
+        self._target = None if inactive_target is None else inactive_target.to(self.device)
+        # The time embedding enters linearly and is the same for every action and inference.
+        width = head.w3.shape[0]
+        times = torch.stack([time_embedding(t, width) for t in self.times[:-1]])
+        self._time_terms = linear(times.to(self.device), head.w2[:, width:])
+
+    @torch.no_grad()
     def sample(
         self,
         inputs: FlowInputs,
@@ -123,116 +127,118 @@ class FlowModel:
             noise: f32; unused columns matter too, they reach the used ones through w1.
             reuse_prefix: Run the prefix once; otherwise the whole sequence at every step.
             trace: Filled on the way, if given; hidden states only without ``reuse_prefix``.
-        """
-        clock = _Stopwatch(self.device)
-        images = self._vision(inputs.pixel_values, inputs.grid_thw)
-        clock.lap("vision")
-        sequence = self._sequence(inputs, images, noise.shape[1], trace)
-        x = noise.to(self.device, torch.float32)
-        dof_term = self._dof_term(inputs.dof_mask)
-        hidden = self._cached(sequence) if reuse_prefix else self._oracle(sequence, trace)
-        clock.lap("prefill")
-        for step in range(len(self._times) - 1):
-            embedding = self._embed_actions(x, dof_term, step)
-            v = linear(hidden(embedding), self._weights.head.back)
-            x = x + float(self._times[step + 1] - self._times[step]) * v
-            if trace is not None:
-                trace.embeddings.append(embedding)
-                trace.velocities.append(v)
-        clock.lap("flow")
-        return FlowResult(x, clock.timings_s)
 
-    def _sequence(
-        self, inputs: FlowInputs, images: Tensor, horizon: int, trace: FlowTrace | None
-    ) -> _Sequence:
-        ids = inputs.input_ids
-        is_action = ids == self._special.action
-        prefix = ids.shape[1] - horizon
+        Raises:
+            UserError: when the prompt does not end with one action token per row of noise.
+        """
+        context = self.prepare(inputs, noise, reuse_prefix=reuse_prefix, trace=trace)
+        clock = _Stopwatch(self.device)
+        x = noise.to(self.device, torch.float32)
+        for step in range(self.grid.steps):
+            v = self.velocity(context, x, step)
+            x = x + float(self.times[step + 1] - self.times[step]) * v
+        clock.lap("flow")
+        return FlowResult(x, {**context.timings_s, **clock.timings_s})
+
+    @torch.no_grad()
+    def prepare(
+        self,
+        inputs: FlowInputs,
+        noise: Tensor,
+        *,
+        reuse_prefix: bool = True,
+        trace: FlowTrace | None = None,
+    ) -> FlowContext:
+        """Run images and prefix; the arguments are those of `sample`."""
+        horizon = noise.shape[1]
+        count = self._prefix_length(inputs, horizon)
+        clock = _Stopwatch(self.device)
+        images = None
+        if inputs.pixel_values is not None and inputs.grid_thw is not None:
+            images = self.network.see(inputs.pixel_values, inputs.grid_thw)
+        clock.lap("vision")
+        prompt = self.network.embed(inputs, images)
+        if trace is not None:
+            trace.image_embeds, trace.positions = images, prompt.positions
+            trace.propri = prompt.propri
+        prefix, allowed = prompt.embeddings[:, :count], self._allowed(prompt, count)
+        turn = self.network.turn(prompt.positions)
+        mask: Tensor | None = allowed
+        keys_values = None
+        if reuse_prefix:
+            before = allowed[:, :, :count, :count] if prompt.padded else None
+            part = turn.part(slice(count))
+            keys_values = self.network.decoder.prefill(prefix, part, before).keys_values
+            everything = self._attention is ActionAttention.ISLAND and not prompt.padded
+            mask = None if everything else allowed[:, :, count:]
+            turn = turn.part(slice(count, None))
+        active = inputs.dof_mask.to(self.device, torch.float32)[:, None]
+        inactive = None
+        if self._target is not None:
+            inactive = self._target - noise.to(self.device, torch.float32)
+        clock.lap("prefill")
+        return FlowContext(
+            keys_values=keys_values,
+            prefix=None if reuse_prefix else prefix,
+            turn=turn,
+            mask=mask,
+            dof_term=linear(active, self._head.w1[:, self.columns :]),
+            active=active.bool(),
+            inactive_velocity=inactive,
+            timings_s=clock.timings_s,
+            trace=trace,
+        )
+
+    def velocity(self, context: FlowContext, x: Tensor, step: int) -> Tensor:
+        """Return the velocity of actions at ``times[step]``, a differentiable function of ``x``.
+
+        Args:
+            context: From `prepare`.
+            x: [batch, horizon, columns], f32.
+            step: Index of the Euler step.
+        """
+        decoder = self.network.decoder
+        embedding = self._embed_actions(x, context.dof_term, step)
+        if context.keys_values is not None:
+            hidden = decoder.actions(embedding, context.turn, context.keys_values, context.mask)
+        else:
+            layers = None
+            if context.trace is not None and not context.trace.hidden:
+                layers = context.trace.hidden
+            hidden = decoder.everything(
+                context.prefix, embedding, context.turn, context.mask, layers
+            )
+        v = linear(hidden, self._head.back)
+        if context.inactive_velocity is not None:
+            v = torch.where(context.active, v, context.inactive_velocity)
+        if context.trace is not None:
+            context.trace.embeddings.append(embedding)
+            context.trace.velocities.append(v)
+        return v
+
+    def _prefix_length(self, inputs: FlowInputs, horizon: int) -> int:
+        is_action = inputs.input_ids == self.network.special.action
+        prefix = is_action.shape[1] - horizon
         if bool(is_action[:, :prefix].any()) or not bool(is_action[:, prefix:].all()):
             raise UserError(f"the prompt must end with {horizon} action tokens and have no others")
-        merge = int(self._config.vision["spatial_merge_size"])
-        positions = torch.from_numpy(
-            mrope_positions(
-                ids.numpy(),
-                inputs.attention_mask.numpy(),
-                inputs.grid_thw[:, 1:].numpy() // merge,
-                self._special.image_pad,
-            )
-        )
-        keys = inputs.attention_mask.bool()
-        count = torch.arange(ids.shape[1])
-        allowed = (count[None, :] <= count[:, None]).expand(len(ids), -1, -1)
+        return prefix
+
+    def _allowed(self, prompt: EmbeddedPrompt, prefix: int) -> Tensor:
+        """Return [batch, 1, tokens, tokens], True where a row may attend."""
+        order = torch.arange(prompt.keys.shape[1], device=self.device)
+        allowed = order[None, :] <= order[:, None]
         if self._attention is ActionAttention.ISLAND:
-            allowed = allowed | (is_action[:, :, None] & is_action[:, None, :])
+            is_action = order >= prefix
+            allowed = allowed | (is_action[:, None] & is_action[None, :])
         # A row of padding sees itself, or its softmax would be NaN; nobody reads it.
-        allowed = (allowed & keys[:, None, :]) | torch.eye(len(count), dtype=torch.bool)
-
-        ids = ids.to(self.device)
-        embeddings = self._weights.embedding[ids[:, :prefix]]
-        embeddings[ids[:, :prefix] == self._special.image_pad] = images.to(self.dtype)
-        propri = self._embed_state(inputs.state, inputs.state_mask)
-        embeddings[ids[:, :prefix] == self._special.propri] = propri
-        if trace is not None:
-            trace.image_embeds, trace.positions, trace.propri = images, positions, propri
-        return _Sequence(
-            embeddings,
-            positions.to(self.device),
-            allowed.to(self.device),
-            horizon,
-            not bool(keys.all()),
-        )
-
-    def _cached(self, sequence: _Sequence) -> HiddenStates:
-        prefix = sequence.embeddings.shape[1]
-        allowed = sequence.allowed[:, None]
-        before = self._turn(sequence.positions[..., :prefix])
-        after = self._turn(sequence.positions[..., prefix:])
-        kept = self._decoder.prefix(
-            sequence.embeddings,
-            before,
-            allowed[:, :, :prefix, :prefix] if sequence.padded else None,
-        )
-        everything = self._attention is ActionAttention.ISLAND and not sequence.padded
-        mask = None if everything else allowed[:, :, prefix:]
-        return lambda x: self._decoder.actions(x, after, kept, mask)
-
-    def _oracle(self, sequence: _Sequence, trace: FlowTrace | None) -> HiddenStates:
-        prefix = sequence.embeddings.shape[1]
-        turn = self._turn(sequence.positions)
-        types = torch.zeros(sequence.positions.shape[1:], dtype=torch.long, device=self.device)
-        types[:, prefix:] = 1
-
-        def hidden(actions: Tensor) -> Tensor:
-            whole = torch.cat((sequence.embeddings, actions), dim=1)
-            layers = None
-            if trace is not None and not trace.hidden:
-                layers = trace.hidden
-            mask = sequence.allowed[:, None]
-            final = self._decoder.everything(whole, types, turn, mask, layers)
-            if layers is not None:
-                layers.append(final)
-            return final[:, prefix:]
-
-        return hidden
-
-    def _turn(self, positions: Tensor) -> Rotary:
-        return rotary(self._config, positions, self.dtype, self._bf16_rotary)
-
-    def _embed_state(self, state: Tensor, mask: Tensor) -> Tensor:
-        # The references round the state to the stream's dtype before the f32 projection.
-        both = torch.cat((state, mask), dim=-1).to(self.device, self.dtype).float()
-        return linear(both, self._weights.head.propri).to(self.dtype)
-
-    def _dof_term(self, mask: Tensor) -> Tensor:
-        """Return what the mask adds to every action's first layer, [batch, 1, H]."""
-        weight = self._weights.head.w1[:, self.columns :]
-        return linear(mask.to(self.device, torch.float32), weight)[:, None]
+        itself = torch.eye(len(order), dtype=torch.bool, device=self.device)
+        return ((allowed & prompt.keys[:, None, :]) | itself)[:, None]
 
     def _embed_actions(self, x: Tensor, dof_term: Tensor, step: int) -> Tensor:
-        head = self._weights.head
+        head = self._head
         first = linear(x, head.w1[:, : self.columns]) + dof_term
         second = linear(first, head.w2[:, : first.shape[-1]]) + self._time_terms[step]
-        return linear(silu(second), head.w3).to(self.dtype)
+        return linear(silu(second), head.w3).to(self.network.dtype)
 
 
 def time_embedding(t: Tensor, width: int) -> Tensor:

@@ -19,10 +19,12 @@ from wallx_policy.model.config import (
     ActionAttention,
     CheckpointConfig,
     Layout,
+    StepGrid,
     read_config,
 )
 from wallx_policy.model.flow import FlowModel
 from wallx_policy.model.images import ImagePreprocessor, Resize, read_image_settings
+from wallx_policy.model.network import Network
 from wallx_policy.model.normalization import Normalization, from_normalizers, from_processors
 from wallx_policy.model.policy import Policy, PolicySettings, Rotary
 from wallx_policy.model.prompt import PromptTokenizer
@@ -91,7 +93,8 @@ def load_policy(
             "horizon", _first(horizon, contract and contract.horizon, config.horizon)
         ),
         action_dim=_action_dim(config, contract, action_dim, weights.columns),
-        steps=_positive("num_steps", config.steps if num_steps is None else num_steps),
+        steps=_positive("num_steps", config.grid.steps if num_steps is None else num_steps),
+        end_time=config.grid.end,
         action_attention=_choice(
             ActionAttention, "action_attention", action_attention, config.action_attention
         ),
@@ -101,13 +104,14 @@ def load_policy(
         device=device,
         dtype=dtype,
     )
+    network = Network(
+        config.model, weights, tokenizer.special, bf16_rotary=settings.rotary is Rotary.BF16
+    )
     model = FlowModel(
-        config.model,
-        weights,
-        tokenizer.special,
+        network,
+        weights.head,
         action_attention=settings.action_attention,
-        steps=settings.steps,
-        bf16_rotary=settings.rotary is Rotary.BF16,
+        grid=StepGrid(settings.steps, settings.end_time),
     )
     images = ImagePreprocessor(
         image_settings, settings.resize, config.resolution, DEFAULT_RESOLUTION

@@ -63,6 +63,7 @@ class PolicySettings:
         horizon: Actions in a chunk.
         action_dim: Leading action columns in use.
         steps: Euler steps.
+        end_time: Flow time where the last one ends.
         action_attention: What action tokens see of each other.
         resize: Kernel of the image resampling.
         rotary: Precision of the frequencies.
@@ -76,6 +77,7 @@ class PolicySettings:
     horizon: int
     action_dim: int
     steps: int
+    end_time: float
     action_attention: ActionAttention
     resize: Resize
     rotary: Rotary
@@ -87,9 +89,10 @@ class PolicySettings:
         """Return one line for the log."""
         return (
             f"{self.layout.value} layout, views {', '.join(self.cameras)}, {self.horizon} actions "
-            f"of {self.action_dim}, {self.steps} Euler steps, {self.action_attention.value} "
-            f"attention, {self.resize.value} resize, {self.rotary.value} rotary, statistics: "
-            f"{self.statistics}, {self.dtype} on {self.device}"
+            f"of {self.action_dim}, {self.steps} Euler steps to {self.end_time:g}, "
+            f"{self.action_attention.value} attention, {self.resize.value} resize, "
+            f"{self.rotary.value} rotary, statistics: {self.statistics}, "
+            f"{self.dtype} on {self.device}"
         )
 
 

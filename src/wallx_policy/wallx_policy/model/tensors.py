@@ -41,8 +41,8 @@ def tensor_shapes(config: ModelConfig, rows: int, columns: int) -> dict[str, tup
             shapes[f"{layer}self_attn.{name}_proj.weight"] = (width, hidden)
             shapes[f"{layer}self_attn.{name}_proj.bias"] = (width,)
         shapes[f"{layer}self_attn.o_proj.weight"] = (hidden, q)
-        for e, inner in enumerate(c.expert_sizes):
-            expert = f"{layer}moe.experts.{e}."
+        for e, shape in enumerate(c.experts):
+            inner, expert = shape.inner, f"{layer}moe.experts.{e}."
             shapes[f"{expert}gate_proj.weight"] = (inner, hidden)
             shapes[f"{expert}up_proj.weight"] = (inner, hidden)
             shapes[f"{expert}down_proj.weight"] = (hidden, inner)
