@@ -8,6 +8,7 @@ is commanded to be.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,8 +75,7 @@ class Teleop:
 
     def disengage(self) -> None:
         """Send nothing more: safety brakes and holds."""
-        self._wanted = None
-        if self.state in ENGAGED:
+        if self._wanted is not None or self.state in ENGAGED:
             self._end(EndCode.REQUEST, f"disengaged, the follower holds: {READY}")
 
     def step(
@@ -94,9 +94,11 @@ class Teleop:
             follower: The other arm and the safety layer.
         """
         self._watch_leader(leader_problem)
-        if leader is not None and not np.isfinite(leader.position_rad).all():
+        if leader is not None and not _known(leader.position_rad):
             leader = None
-        if self._wanted is not None and (leader is not None or leader_problem):
+        if not _known(follower.pose_rad):
+            follower = replace(follower, pose_rad=None)
+        if self._wanted is not None:
             self._begin(self._wanted, now_ns)
         target, select = None, False
         if self.state in ENGAGED and self._may_go_on(now_ns, follower):
@@ -125,7 +127,8 @@ class Teleop:
             self._end(EndCode.LEADER, self.sentence)
             return
         if self.state in ENGAGED:
-            self._answer = Answer(True, f"already engaged: {self.sentence}")
+            if self.state is not TeleopState.TAKING_OVER:
+                self._answer = Answer(True, f"already engaged: {self.sentence}")
             return
         self._clutch = Clutch(mode, self._settings.fade_rad_s)
         self._asked = False
@@ -135,34 +138,40 @@ class Teleop:
 
     def _take_over(self, now_ns: int, leader: LeaderSample | None, follower: FollowerView) -> bool:
         """Wait until the follower rests and is ours; returns whether to ask for that."""
+        late = now_ns - self._since_ns > TAKE_OVER_TIMEOUT_S * 1e9
         if follower.source != self._settings.source:
+            if late:
+                self._give_up("did not select")
             ask, self._asked = not self._asked, True
-            self._give_up_late(now_ns, "did not select")
-            return ask and self.state is TeleopState.TAKING_OVER
-        if follower.safety in (SafetyState.HOLD, SafetyState.DISARMED):
+            return ask
+        if follower.safety not in (SafetyState.HOLD, SafetyState.DISARMED):
+            if late:
+                self._give_up("did not come to rest for")
+        elif leader is not None:
             self._join(now_ns, leader, follower)
-        else:
-            self._give_up_late(now_ns, "did not come to rest for")
+        elif late:
+            self._end(
+                EndCode.LEADER,
+                f"the leader could not be read completely within {TAKE_OVER_TIMEOUT_S:g} s: check "
+                f"its cable and power, {_AGAIN}",
+            )
         return False
 
     def _just_asked(self, now_ns: int) -> bool:
         taking_over = self.state is TeleopState.TAKING_OVER
         return taking_over and now_ns - self._since_ns <= DISCOVERY_S * 1e9
 
-    def _give_up_late(self, now_ns: int, what: str) -> None:
-        if now_ns - self._since_ns > TAKE_OVER_TIMEOUT_S * 1e9:
-            self._end(
-                EndCode.NOT_TAKEN_OVER,
-                f"safety {what} '{self._settings.source}' within {TAKE_OVER_TIMEOUT_S:g} s: see "
-                f"safety/status, {_AGAIN}",
-            )
+    def _give_up(self, what: str) -> None:
+        self._end(
+            EndCode.NOT_TAKEN_OVER,
+            f"safety {what} '{self._settings.source}' within {TAKE_OVER_TIMEOUT_S:g} s: see "
+            f"safety/status, {_AGAIN}",
+        )
 
-    def _join(self, now_ns: int, leader: LeaderSample | None, follower: FollowerView) -> None:
+    def _join(self, now_ns: int, leader: LeaderSample, follower: FollowerView) -> None:
         """Engage the clutch if the arms are close enough for it."""
         pose_rad = follower.pose_rad
-        if leader is None:
-            return
-        if pose_rad is None or not np.isfinite(pose_rad).all():
+        if pose_rad is None:
             if self._just_asked(now_ns):
                 return
             self._end(
@@ -200,7 +209,7 @@ class Teleop:
     # Going on.
 
     def _wait(self, now_ns: int, leader: LeaderSample | None, follower: FollowerView) -> None:
-        if follower.safety is not SafetyState.DISARMED:
+        if leader is not None and follower.safety is not SafetyState.DISARMED:
             self._join(now_ns, leader, follower)
 
     def _may_go_on(self, now_ns: int, follower: FollowerView) -> bool:
@@ -251,3 +260,8 @@ class Teleop:
 
     def _enter(self, state: TeleopState, sentence: str) -> None:
         self.state, self.sentence = state, sentence
+
+
+def _known(pose_rad: Array | None) -> bool:
+    """Whether there is a pose and all of it is numbers: a stale joint is NaN."""
+    return pose_rad is not None and bool(np.isfinite(pose_rad).all())

@@ -283,6 +283,23 @@ def test_a_number_that_is_none_is_never_sent(poison):
     assert np.isfinite(desk.targets).all()
 
 
+def test_a_pose_that_is_no_number_is_unknown_and_never_sent():
+    """A joint that is stale is NaN in joint_states, and a limp arm's pose comes from there."""
+    desk = Desk()
+    desk.safety = SafetyState.DISARMED
+    assert desk.engage().success
+    desk.step(3)
+    sent = len(desk.targets)
+    desk.pose_rad = np.full(6, math.nan)
+    desk.step(5)
+    assert len(desk.targets) == sent
+    assert desk.core.state is TeleopState.WAITING_FOR_ARM
+    desk.safety = SafetyState.HOLD
+    desk.step()
+    assert desk.answers[-1].code is EndCode.NO_POSE
+    assert np.isfinite(desk.targets).all()
+
+
 def test_an_unknown_follower_is_refused():
     desk = Desk()
     desk.pose_rad = None
@@ -342,6 +359,29 @@ def test_a_request_that_was_answered_by_an_end_never_acts_later():
     assert desk.core.state is TeleopState.DISENGAGED
 
 
+def test_engaging_is_refused_in_time_when_the_leader_gives_no_complete_reading():
+    """Else a request that nobody waits for any more would act whenever a reading comes."""
+    desk = Desk()
+    desk.missing = True
+    answer = desk.engage()
+    assert answer.code is EndCode.LEADER
+    assert "completely" in answer.sentence
+    desk.missing = False
+    desk.step(20)
+    assert desk.core.state is TeleopState.DISENGAGED
+    assert not desk.targets
+
+
+def test_letting_go_answers_a_request_that_has_not_begun():
+    desk = Desk()
+    desk.core.engage(desk.mode)
+    desk.core.disengage()
+    desk.step()
+    assert [answer.code for answer in desk.answers] == [EndCode.REQUEST]
+    desk.step(20)
+    assert desk.core.state is TeleopState.DISENGAGED
+
+
 def test_engaging_twice_changes_nothing():
     desk = Desk(ClutchMode.OFFSET, leader_rad=POSE + 0.5).follow()
     desk.step(10)
@@ -352,6 +392,18 @@ def test_engaging_twice_changes_nothing():
     assert "already engaged" in answer.sentence
     assert desk.core.session == session
     assert np.abs(desk.targets[-1] - before).max() < 0.3 * PERIOD_S * 1.01
+
+
+def test_asking_twice_while_taking_over_is_answered_by_what_is_decided():
+    desk = Desk()
+    desk.source, desk.safety = "wall_oss", SafetyState.TRACKING
+    for _ in range(2):
+        desk.core.engage(desk.mode)
+        desk.step(5)
+    assert not desk.answers, "nothing is decided yet"
+    desk.safety = SafetyState.ESTOP
+    desk.step()
+    assert [answer.success for answer in desk.answers] == [False]
 
 
 def test_a_clutch_that_fades_has_no_step_at_either_end():
@@ -391,7 +443,8 @@ def test_whatever_happens_a_session_begins_at_the_follower_and_nothing_is_sent_u
                 case 10:
                     desk.missing = bool(rng.integers(2))
                 case 11:
-                    desk.pose_rad = POSE + rng.normal(0.0, 0.2, 6) if rng.integers(3) else None
+                    pose = POSE + rng.normal(0.0, 0.2, 6)
+                    desk.pose_rad = (pose, pose, None, pose * math.nan)[rng.integers(4)]
                 case _:
                     desk.leader_rad += rng.normal(0.0, 0.02, 6)
             sent = len(desk.targets)
