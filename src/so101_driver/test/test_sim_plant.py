@@ -195,6 +195,24 @@ def test_a_lower_supply_gives_less_torque_and_speed() -> None:
     assert torque_nm(6.0, 2.65) == pytest.approx(0.0, abs=1e-9)
 
 
+@pytest.mark.parametrize("limit", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize("supply_v", [3.5, 12.0])
+def test_the_torque_limit_holds_at_any_speed_and_either_way(limit: float, supply_v: float) -> None:
+    """Beyond the free speed, too: a limp arm that falls must not be pushed."""
+
+    def duty(velocity_radps: float, error_rad: float) -> float:
+        plant = ServoPlant(ServoModel(backlash_rad=0.0))
+        settings = DriveSettings(enabled=True, torque_limit=limit, supply_v=supply_v)
+        plant.step(0.0, 0.004, -error_rad, velocity_radps, settings)
+        return plant.duty
+
+    for velocity_radps in (0.0, 1.0, 5.0, 20.0):
+        for error_rad in (-1.0, 0.0, 1.0):
+            forward, backward = duty(velocity_radps, error_rad), duty(-velocity_radps, -error_rad)
+            assert abs(forward) <= limit
+            assert backward == pytest.approx(-forward)
+
+
 def test_a_loaded_servo_warms_as_measured() -> None:
     plant = ServoPlant(ServoModel(dead_time_s=0.0))
     settings = DriveSettings(enabled=True)

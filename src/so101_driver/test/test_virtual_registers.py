@@ -205,6 +205,14 @@ def test_positions_are_within_one_turn_unless_the_phase_says_otherwise() -> None
     assert abs(servo.present_ticks() - 4500) <= 1
 
 
+def test_a_position_beyond_its_register_reads_as_the_largest_one() -> None:
+    servo = VirtualServo(1, registers={reg.MAX_POSITION: 0, reg.PHASE: 0x10})
+    for sign in (1, -1):
+        servo.position_rad = sign * 60.0
+        data = servo.read(reg.PRESENT_POSITION.address, 2)
+        assert reg.PRESENT_POSITION.decode(data) == sign * 32767
+
+
 def test_128_in_torque_enable_makes_here_the_middle_for_good() -> None:
     servo = VirtualServo(1, position_rad=0.4)
     write(servo, reg.TORQUE_ENABLE, 128)

@@ -132,11 +132,10 @@ class ServoPlant:
             )
             # The motor's own voltage leaves no torque to drive it beyond its free speed.
             speed_ratio = velocity_radps / (model.free_speed_radps * strength)
+            duty = torque_nm / (model.stall_torque_nm * strength)
+            duty = max(-1.0 - speed_ratio, min(1.0 - speed_ratio, duty))
             limit = min(settings.torque_limit, settings.output_share)
-            highest = min(limit, 1.0 - speed_ratio)
-            lowest = max(-limit, -1.0 - speed_ratio)
-            full_nm = model.stall_torque_nm * strength
-            self.duty = max(lowest, min(highest, torque_nm / full_nm))
+            self.duty = max(-limit, min(limit, duty))
         else:
             self.start_from(position_rad)
             self.duty = 0.0

@@ -332,9 +332,8 @@ class VirtualServo:
 
     def _measure(self) -> None:
         put = self.memory.put
-        put(reg.PRESENT_POSITION, self.present_ticks())
-        steps_s = round(self.velocity_radps / _RAD_PER_STEP)
-        put(reg.PRESENT_VELOCITY, max(-_MAX_15_BIT, min(_MAX_15_BIT, steps_s)))
+        put(reg.PRESENT_POSITION, _in_15_bits(self.present_ticks()))
+        put(reg.PRESENT_VELOCITY, _in_15_bits(round(self.velocity_radps / _RAD_PER_STEP)))
         put(reg.PRESENT_LOAD, round(self.plant.duty / reg.DUTY))
         put(reg.PRESENT_VOLTAGE, min(255, round(self.voltage_v / reg.VOLTAGE_V)))
         put(reg.PRESENT_TEMPERATURE, min(255, max(0, round(self.temperature_c))))
@@ -343,6 +342,10 @@ class VirtualServo:
         put(reg.GOAL_ECHO, self.goal_ticks)
         put(reg.GOAL_POSITION_2, self.goal_ticks)
         put(reg.PRESENT_CURRENT, round(self.plant.current_a / reg.CURRENT_A))
+
+
+def _in_15_bits(value: int) -> int:
+    return max(-_MAX_15_BIT, min(_MAX_15_BIT, value))
 
 
 class IdealServo(VirtualServo):
