@@ -78,6 +78,12 @@ def test_a_script_is_read_with_its_seed_and_every_option(tmp_path: Path) -> None
         ("faults: 3\n", ("expected a list",)),
         ("", ("expected a list",)),
         ("- {fault: mute\n", ("not YAML",)),
+        ("- {fault: [mute], servo: 4}\n", ("line 1", "['mute']", "is none of")),
+        ("- {fault: mute, servo: 4, at_s: 2026-13-01}\n", ("not YAML", "month")),
+        ("[" * 2000, ("not YAML",)),
+        ("seed: -1\nfaults: []\n", ("seed", "from 0 on")),
+        ("<<: {faults: [{fault: drop}]}\n", ("expected a list",)),
+        ("faults: []\nfaults: [{fault: mute}]\n", ("line 2", "needs the id")),
     ],
 )
 def test_wrong_scripts_are_refused_by_line_and_key(text: str, words: tuple[str, ...]) -> None:
@@ -108,7 +114,9 @@ def test_an_absent_script_is_named(tmp_path: Path) -> None:
         FaultScript.from_file(tmp_path / "absent.yaml")
 
 
-@pytest.mark.parametrize("text", ["mute", "", "fault: [", "{", "servo: 3"])
+@pytest.mark.parametrize(
+    "text", ["mute", "", "fault: [", "{", "servo: 3", "fault: 2026-13-01", "fault: mute, servo: 0x_"]
+)
 def test_a_line_that_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is no fault"):
         Fault.from_text(text)

@@ -155,6 +155,8 @@ def test_faults_of_a_file_come_on_time(started: list[Program], tmp_path: Path) -
         (("--calibration", "/absent.json"), ("/absent.json",)),
         (("--factory", "--calibration", "x.json"), ("--calibration", "leave it out")),
         (("--factory", "99"), ("--factory", "1 to 20")),
+        (("--leader", "--servos", "7.4V"), ("--servos", "follower")),
+        (("--seed", "-1"), ("--seed", "from 0 on")),
         (("--leader", "--link", "/proc/no/arm"), ("/proc/no/arm", "may write")),
     ],
 )

@@ -125,6 +125,8 @@ _RANGES: Mapping[str, tuple[float, float, type]] = {
     "minor": (0, 255, int),
 }
 _ALWAYS = frozenset({"at_s", "for_s"})
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
+"""ValueError: a date or a number that is none, e.g. 2026-13-01; RecursionError: endless brackets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -203,7 +205,7 @@ class Fault:
         """
         try:
             entry = yaml.safe_load("{" + text.strip() + "}")
-        except yaml.YAMLError:
+        except _NOT_YAML:
             entry = {}
         if not isinstance(entry, dict) or "fault" not in entry:
             raise UserError(f"'{text.strip()}' is no fault; write e.g. 'fault: mute, servo: 4'.")
@@ -221,7 +223,7 @@ class Fault:
         if name is None:
             raise UserError("fault: the entry does not say which; e.g. 'fault: mute'.")
         known = {kind.value: kind for kind in FaultKind}
-        if name not in known:
+        if not isinstance(name, str) or name not in known:
             raise UserError(f"fault: '{name}' is none of {', '.join(known)}.")
         options = {option.name for option in fields(cls)} - {"kind"}
         for key in entry:
@@ -271,17 +273,20 @@ class FaultScript:
         try:
             root = yaml.compose(text, Loader=yaml.SafeLoader)
             content = yaml.safe_load(text)
-        except yaml.YAMLError as error:
+        except _NOT_YAML as error:
             raise UserError(f"{name} is not YAML: {' '.join(str(error).split())}") from error
         file_seed = 0
         if isinstance(content, dict):
             _refuse_unknown(content, name)
             file_seed = content.get("seed", 0)
-            if type(file_seed) is not int:
-                raise UserError(f"{name}: seed must be a whole number, not {file_seed!r}.")
+            if type(file_seed) is not int or file_seed < 0:
+                raise UserError(
+                    f"{name}: seed must be a whole number from 0 on, not {file_seed!r}."
+                )
             nodes = [value for key, value in root.value if key.value == "faults"]
-            content, root = content.get("faults"), nodes[0] if nodes else None
-        if not isinstance(content, list):
+            # Of a key that is given twice the last one holds.
+            content, root = content.get("faults"), nodes[-1] if nodes else None
+        if not isinstance(content, list) or root is None:
             raise UserError(
                 f"{name}: expected a list of faults, e.g. '- {{at_s: 2.0, fault: mute, servo: 4}}'."
             )

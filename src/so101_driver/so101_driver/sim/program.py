@@ -87,7 +87,6 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--servos",
         choices=("12V", "7.4V"),
-        default="12V",
         help="servos of the follower and their supply (default: 12V)",
     )
     parser.add_argument(
@@ -109,6 +108,10 @@ def build(options: argparse.Namespace) -> tuple[Any, VirtualBus, RealTimeRunner 
         raise UserError("--motion moves a leader arm: give --leader too.")
     if options.factory is not None and options.calibration:
         raise UserError("--calibration: servos fresh from the factory have none; leave it out.")
+    if options.servos is not None and (options.leader or options.factory is not None):
+        raise UserError("--servos chooses a follower's: leave it out.")
+    if options.seed is not None and options.seed < 0:
+        raise UserError("--seed: give a whole number from 0 on.")
     script = FaultScript(seed=options.seed or 0)
     if options.faults:
         script = FaultScript.from_file(options.faults, options.seed)
@@ -125,7 +128,7 @@ def build(options: argparse.Namespace) -> tuple[Any, VirtualBus, RealTimeRunner 
         runner = RealTimeRunner(arm)
     else:
         arm_simulation, _ = import_physics()
-        part = FOLLOWER_12V if options.servos == "12V" else FOLLOWER_7V4
+        part = FOLLOWER_7V4 if options.servos == "7.4V" else FOLLOWER_12V
         arm = arm_simulation.ArmSimulation(script.seed, calibration=calibration, part=part)
         runner = RealTimeRunner(arm)
     link = Path(options.link).expanduser() if options.link else None
