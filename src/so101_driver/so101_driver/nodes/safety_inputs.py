@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.qos import QoSCompatibility, QoSProfile, qos_check_compatible
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Bool
@@ -32,25 +32,24 @@ class SafetyInputs:
         needs_driver: Whether ``driver/status`` counts; likewise.
     """
 
-    def __init__(
-        self, node: NodeBase, requests: Requests, running: Callable[[], bool], deadman: bool
-    ) -> None:
+    def __init__(self, node: NodeBase, requests: Requests, deadman: bool) -> None:
         self.joint_names: tuple[str, ...] = ()
         self.needs_driver = True
         self._node = node
         self._requests = requests
-        self._running = running
         self._arm = ArmState()
         self._deaf_topics: set[str] = set()
         self._qos: dict[str, QoSProfile] = {"estop": reliable()}
         self._joints = self._poll(JointState, "joint_states", best_effort(_JOINT_STATES_KEPT))
         self._driver = self._poll(DriverStatus, "driver/status", latched())
         self._chunks = self._poll(ActionChunk, "action_chunk", reliable())
-        node.subscribe_any_durability(Bool, "estop", self._on_estop)
+        # What else the node does may take its time: writing to a terminal that somebody paused.
+        buttons = MutuallyExclusiveCallbackGroup()
+        node.subscribe_any_durability(Bool, "estop", self._on_estop, callback_group=buttons)
         if deadman:
-            self._qos["safety/deadman"] = best_effort(1)
+            qos = self._qos["safety/deadman"] = best_effort(1)
             node.create_subscription(
-                Bool, "safety/deadman", self._on_deadman, self._qos["safety/deadman"]
+                Bool, "safety/deadman", self._on_deadman, qos, callback_group=buttons
             )
         node.create_timer(_QOS_CHECK_PERIOD_S, self._check_publishers)
 
@@ -104,14 +103,8 @@ class SafetyInputs:
         self._deaf_topics = deaf
 
     def _on_estop(self, message: Bool) -> None:
-        if not message.data:
-            return
-        if self._running():
+        if message.data:
             self._requests.post(EventKind.ESTOP)
-        else:
-            # A button that was pressed before must refuse arming later.
-            self._requests.post_once(EventKind.ESTOP)
 
     def _on_deadman(self, message: Bool) -> None:
-        if self._running():
-            self._requests.post(EventKind.DEADMAN, pressed=bool(message.data))
+        self._requests.post(EventKind.DEADMAN, pressed=bool(message.data))

@@ -34,7 +34,9 @@ _STATUS_PERIOD_S = 0.1
 _GIL_INTERVAL_S = 0.0005
 _CLOCK_READS = 5
 _CLOCK_READ_NS = 500_000
-_BRAKING_TIMEOUT_S = 2.0
+_BRAKING_TIMEOUT_S = 8.0
+"""An SO-101 rests within half a second; another arm's limits may be slower."""
+_STOP_TIMEOUT_S = 2.0
 _ENDING_TIMEOUT_S = 9.0
 """Braking and 8 s of parking."""
 
@@ -43,8 +45,8 @@ class SafetyNode(NodeBase):
     """Feeds the Supervisor and publishes what it decides."""
 
     PARAMETERS = PARAMETERS
-    EXECUTOR_THREADS = 3
-    """Buttons and timers; safety/arm, which waits for the driver; the other services."""
+    EXECUTOR_THREADS = 4
+    """Buttons; timers; safety/arm, which waits for the driver; the other services."""
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__(**node_arguments)
@@ -59,14 +61,11 @@ class SafetyNode(NodeBase):
         self._edges: deque[tuple[State, str, str]] = deque(maxlen=100)
         self._requests = Requests()
         self._outputs = SafetyOutputs(self, self.p.forward_topic, self.p.trajectory_topic)
-        self._inputs = SafetyInputs(self, self._requests, self._running, self.p.deadman)
-        SafetyServices(self, self._requests, self._running)
+        self._inputs = SafetyInputs(self, self._requests, self.p.deadman)
+        SafetyServices(self, self._requests)
         self._status = self.create_publisher(SafetyStatus, "safety/status", latched())
         self._set_torque = self.create_client(SetBool, "driver/set_torque")
         self.create_timer(_STATUS_PERIOD_S, self._log_edges)
-
-    def _running(self) -> bool:
-        return self._loop is not None
 
     # Lifecycle.
 
@@ -92,6 +91,7 @@ class SafetyNode(NodeBase):
         )
         refused = lock_memory() if self.p.lock_memory else ""
         self._loop = loop
+        self._requests.open()
         loop.start()
         self._warnings = [*setup.warnings, loop.priority_problem, refused]
         self._warnings = [warning for warning in self._warnings if warning]
@@ -100,13 +100,17 @@ class SafetyNode(NodeBase):
 
     def deactivate(self) -> None:
         """Brake, then stop the loop."""
-        if self._loop is None:
+        loop = self._loop
+        if loop is None:
             return
-        self._resting.clear()
-        self._requests.post(EventKind.DISARM)
-        self._resting.wait(_BRAKING_TIMEOUT_S)
-        loop, self._loop = self._loop, None
-        loop.stop(_BRAKING_TIMEOUT_S)
+        disarmed = threading.Event()
+        self._requests.close(lambda _result: disarmed.set())
+        if disarmed.wait(_STOP_TIMEOUT_S):
+            # Only ticks after that one tell whether the arm rests.
+            self._resting.clear()
+            self._resting.wait(_BRAKING_TIMEOUT_S)
+        loop.stop(_STOP_TIMEOUT_S)
+        self._loop = None
         self._log_edges()
 
     def cleanup(self) -> None:
@@ -140,9 +144,9 @@ class SafetyNode(NodeBase):
         if supervisor is None:
             return
         ros_ns = steady_ns + _ros_minus_steady_ns(self.ros_now_ns)
-        events = self._requests.take()
+        inputs = self._inputs
         command = supervisor.step(
-            tick, steady_ns, ros_ns, self._inputs.arm_state(), self._inputs.chunks(), events
+            tick, steady_ns, ros_ns, inputs.arm_state(), inputs.chunks(), self._requests.take()
         )
         self._outputs.send(command, ros_ns)
         if command.request_torque:
@@ -150,7 +154,7 @@ class SafetyNode(NodeBase):
         if tick % self._status_every == 0 or command.changes:
             self._report(supervisor.status(steady_ns), ros_ns)
         self._requests.answer(command.results)
-        if command.output is Output.NONE and not events:
+        if command.output is Output.NONE:
             self._resting.set()
             if self._ending and command.state in (State.DISARMED, State.ESTOP, State.FAULT):
                 self.finish()
@@ -182,6 +186,8 @@ class SafetyNode(NodeBase):
         self._set_torque.call_async(SetBool.Request(data=True)).add_done_callback(answered)
 
     def _on_failure(self, error: Exception) -> None:
+        self._loop = None
+        self._requests.close(lambda _result: None)
         self.get_logger().fatal(f"the loop failed: {type(error).__name__}: {error}")
         self.finish(FAILED_STATUS)
 

@@ -25,35 +25,66 @@ _QUICK_TRIGGERS = (
     EventKind.RETURN,
 )
 
+_STOPPING = (EventKind.ESTOP, EventKind.DISARM)
+"""What is done however late it is."""
+
 
 class Requests:
-    """A letter box between threads: anybody posts, the loop takes and answers."""
+    """A letter box between threads: anybody posts, the loop takes and answers.
+
+    It is open while the loop runs. What comes while it is closed must not act later, except an
+    emergency stop: a button that was pressed before must refuse arming.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
+        self._open = False
         self._events: list[OperatorEvent] = []
         self._waiting: dict[int, Callable[[EventResult], None]] = {}
         self._numbers = 0
+
+    def open(self) -> None:
+        """Take requests; what an earlier loop did not take is forgotten, but not a stop."""
+        with self._lock:
+            self._events = [event for event in self._events if event.kind is EventKind.ESTOP]
+            self._open = True
+
+    def close(self, disarmed: Callable[[EventResult], None]) -> None:
+        """Leave a last request, to disarm, so that nobody arms an arm whose loop is to end."""
+        with self._lock:
+            if self._open:
+                self._leave(EventKind.DISARM, disarmed)
+            self._open = False
 
     def post(
         self,
         kind: EventKind,
         answer: Callable[[EventResult], None] | None = None,
         **details: Any,
-    ) -> int:
-        """Leave a request; ``answer`` is called in the loop's thread. Returns its number."""
-        with self._lock:
-            self._numbers += 1
-            number = self._numbers
-            if answer is not None:
-                self._waiting[number] = answer
-            self._events.append(OperatorEvent(kind, number, **details))
-        return number
+    ) -> int | None:
+        """Leave a request; ``answer`` is called in the loop's thread.
 
-    def post_once(self, kind: EventKind) -> None:
-        """Leave a request that is not there yet; for a loop that does not run."""
-        if all(event.kind is not kind for event in self._events):
-            self.post(kind)
+        Returns its number, or None when the letter box is closed.
+        """
+        with self._lock:
+            if self._open:
+                return self._leave(kind, answer, **details)
+            # Once is enough: a button may keep saying it, and nobody takes it yet.
+            if kind is EventKind.ESTOP and not any(e.kind is kind for e in self._events):
+                self._leave(kind)
+        return None
+
+    def _leave(
+        self,
+        kind: EventKind,
+        answer: Callable[[EventResult], None] | None = None,
+        **details: Any,
+    ) -> int:
+        self._numbers += 1
+        if answer is not None:
+            self._waiting[self._numbers] = answer
+        self._events.append(OperatorEvent(kind, self._numbers, **details))
+        return self._numbers
 
     def take(self) -> list[OperatorEvent]:
         """Everything that was posted since the last call."""
@@ -80,10 +111,19 @@ class Requests:
             answered.set()
 
         number = self.post(kind, keep, **details)
+        if number is None:
+            return EventResult(0, False, "the safety node is not active")
         if answered.wait(_ANSWER_TIMEOUT_S):
             return results[0]
         self._forget(number)
+        if kind not in _STOPPING:
+            self._withdraw(number)
         return EventResult(number, False, "the safety loop does not answer")
+
+    def _withdraw(self, number: int) -> None:
+        """What was answered with a failure must not happen when the loop goes on later."""
+        with self._lock:
+            self._events = [event for event in self._events if event.number != number]
 
     def _forget(self, number: int) -> Callable[[EventResult], None] | None:
         with self._lock:
@@ -93,9 +133,8 @@ class Requests:
 class SafetyServices:
     """The services below ``safety/``; they answer what the core answers."""
 
-    def __init__(self, node: NodeBase, requests: Requests, running: Callable[[], bool]) -> None:
+    def __init__(self, node: NodeBase, requests: Requests) -> None:
         self._requests = requests
-        self._running = running
         # Arming waits for the driver's torque; the others must not wait for arming.
         waiting, quick = MutuallyExclusiveCallbackGroup(), MutuallyExclusiveCallbackGroup()
         self._serve_trigger(node, EventKind.ARM, waiting)
@@ -130,9 +169,6 @@ class SafetyServices:
         return self._respond(response, EventKind.SELECT_SOURCE, text=request.source)
 
     def _respond(self, response: Any, kind: EventKind, **details: Any) -> Any:
-        if self._running():
-            result = self._requests.ask(kind, **details)
-            response.success, response.message = bool(result.success), result.message
-        else:
-            response.success, response.message = False, "the safety node is not active"
+        result = self._requests.ask(kind, **details)
+        response.success, response.message = bool(result.success), result.message
         return response
