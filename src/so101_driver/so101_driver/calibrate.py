@@ -19,7 +19,7 @@ from rich.console import Console
 from so101_driver import arm_setup
 from so101_driver.bus import BusError, PortLostError, ServoBus
 from so101_driver.calibration import Calibration, JointCalibration, as_json
-from so101_driver.calibration_compare import JointComparison, compare, load
+from so101_driver.calibration_compare import JointComparison, compare
 from so101_driver.calibration_dialog import Answers, open_answers
 from so101_driver.calibration_files import (
     ArmKind,
@@ -28,7 +28,7 @@ from so101_driver.calibration_files import (
     find_calibrations,
     save,
 )
-from so101_driver.calibration_options import again, choose_path, only_port, parser
+from so101_driver.calibration_options import again, choose_path, parser
 from so101_driver.calibration_report import (
     explain,
     explain_convention,
@@ -50,6 +50,7 @@ from so101_driver.errors import UserError
 from so101_driver.joints import data_path
 from so101_driver.kinematics import Kinematics
 from so101_driver.port_users import port_users
+from so101_driver.serial_ports import only_adapter
 
 DONE, DIFFERS, FAILED, INTERRUPTED = 0, 1, 2, 130
 
@@ -130,8 +131,8 @@ def _run(options: argparse.Namespace, console: Console, given: Answers | None) -
     if writes:
         check_writable(path)
     # A bad file is found out before the arm is touched.
-    file = None if writes else load(path)
-    port = options.port or only_port()
+    file = None if writes else Calibration.load(path).joints
+    port = options.port or only_adapter().path
     with _open(port) as bus:
         # Firmware makes no difference to an encoder.
         arm_setup.identify(bus, allow_mixed_firmware=True)
@@ -169,7 +170,7 @@ def _calibrate(job: Job, path: Path) -> int:
 
 def _check(job: Job, path: Path, file: Mapping[str, JointCalibration]) -> int:
     held = read_servos(job.bus)
-    joints = _compare(file, held)
+    joints = compare(file, held)
     _show(job, joints, path, held)
     strange = unusual(file, job.kind)
     for sentence in strange:
@@ -180,7 +181,7 @@ def _check(job: Job, path: Path, file: Mapping[str, JointCalibration]) -> int:
 
 def _to_servos(job: Job, path: Path, file: Mapping[str, JointCalibration]) -> int:
     held = read_servos(job.bus)
-    joints = _compare(file, held)
+    joints = compare(file, held)
     if all(joint.equal for joint in joints):
         job.console.print("File and servos are equal: nothing to write.")
         return DONE
@@ -223,7 +224,7 @@ def _from_servos(job: Job, path: Path) -> int:
         return DONE
     job.console.print(result_table(joints))
     with contextlib.suppress(UserError):
-        job.console.print(file_table(_compare(Calibration.load(path).joints, held)))
+        job.console.print(file_table(compare(Calibration.load(path).joints, held)))
     if path.exists() and not _agreed(
         job, job.answers(), f"Write this to {path}; the file there is kept as a copy?"
     ):
@@ -284,7 +285,8 @@ def _show(
     """Print the comparison and what it means."""
     console = job.console
     console.print(file_table(joints))
-    console.print(urdf_table(joints, job.kind))
+    limits_rad = Kinematics.from_urdf(data_path("so101.urdf")).position_limits_rad
+    console.print(urdf_table(joints, job.kind, limits_rad))
     if job.kind is ArmKind.FOLLOWER and "teleoperators" in path.parts:
         console.print(f"{path} lies in a leader's folder.", style="yellow")
     if job.kind is ArmKind.LEADER and "robots" in path.parts:
@@ -311,13 +313,6 @@ def _twins(path: Path, held: Mapping[str, ServoCalibration]) -> list[Path]:
             if all(held[name] == ServoCalibration.of(joint) for name, joint in joints.items()):
                 twins.append(other)
     return twins
-
-
-def _compare(
-    file: Mapping[str, JointCalibration], held: Mapping[str, ServoCalibration]
-) -> tuple[JointComparison, ...]:
-    urdf = Kinematics.from_urdf(data_path("so101.urdf")).position_limits_rad
-    return compare(file, held, urdf)
 
 
 def _same(path: Path, joints: Mapping[str, JointCalibration]) -> bool:

@@ -29,6 +29,9 @@ GRIPPER_OPEN_RAD = 1.74533
 SMALLEST_RANGE_TICKS = 200
 """A joint swept by less than this (18 degrees) was not calibrated."""
 
+_OLD_FORMAT = {"homing_offset", "calib_mode", "motor_names"}
+"""What LeRobot's files had before they were lists of joints."""
+
 _RAD_PER_TICK = 2.0 * math.pi / MAX_TICK
 """LeRobot counts 4095 ticks to a turn, so we do."""
 
@@ -140,6 +143,12 @@ class Calibration:
         """Check and take the content of a calibration file."""
         if not isinstance(content, dict):
             raise UserError(f"the calibration {source} is not a list of joints by name.")
+        if set(content) >= _OLD_FORMAT:
+            raise UserError(
+                f"the calibration {source} is of LeRobot before May 2025, counted from the old "
+                "zero (the arm stretched out), without the ranges that are needed now: calibrate "
+                "the arm again."
+            )
         missing = [name for name in JOINT_NAMES if name not in content]
         others = [name for name in content if name not in JOINT_NAMES]
         if missing or others:

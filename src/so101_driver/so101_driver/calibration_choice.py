@@ -36,6 +36,6 @@ def choose_calibration(
         raise UserError(f"there is no {wanted} among LeRobot's calibrations: {listed}.")
     folders = " or ".join(map(str, calibration_folders(ArmKind.FOLLOWER, environment)))
     raise UserError(
-        f"there is no {wanted} in {folders}: calibrate the arm (ros2 run so101_driver calibrate), "
-        "or give the file as calibration."
+        f"there is no {wanted} in {folders}: calibrate the arm (wallx calibrate), or "
+        "give the file as calibration."
     )

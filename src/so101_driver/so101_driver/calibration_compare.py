@@ -1,4 +1,4 @@
-"""What a calibration file, the servos and the URDF say about each joint, and why they differ.
+"""What a calibration file and the servos say about each joint, and why they differ.
 
 The encoder's own reading at a stop (range plus offset, modulo a turn) belongs to the arm: it stays
 the same however often, and in whatever middle pose, the arm is calibrated. Equal stops with other
@@ -7,19 +7,13 @@ numbers are therefore another calibration of the same arm; other stops are anoth
 
 from __future__ import annotations
 
-import contextlib
-import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from pathlib import Path
-from typing import Any
 
-from so101_driver.calibration import Calibration, JointCalibration
+from so101_driver.calibration import JointCalibration
 from so101_driver.calibration_servos import FACTORY, ServoCalibration
 from so101_driver.calibration_sweep import FULL_TURN_JOINT, MID_TICK, SWEPT_JOINTS, turned
-from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES
 from so101_driver.registers import MAX_TICK
 
@@ -55,19 +49,17 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class JointComparison:
-    """One joint in file, servo and URDF.
+    """One joint in file and servo.
 
     Attributes:
         name: The joint.
         file: What the file says.
         servo: What the servo holds.
-        urdf_deg: Limits in the URDF.
     """
 
     name: str
     file: JointCalibration
     servo: ServoCalibration
-    urdf_deg: tuple[float, float]
 
     @property
     def differences(self) -> tuple[int, int, int]:
@@ -93,9 +85,13 @@ class JointComparison:
 
     @property
     def same_stops(self) -> bool:
-        """Whether both were swept between the same stops; a joint without stops always."""
+        """Whether both were swept between the same stops.
+
+        A joint without stops tells nothing, except that a servo with factory values was put in, or
+        reset, after the file was written.
+        """
         if self.name == FULL_TURN_JOINT:
-            return True
+            return self.equal or self.servo != FACTORY
         ends = (
             (self.file.range_min, self.servo.range_min),
             (self.file.range_max, self.servo.range_max),
@@ -112,27 +108,12 @@ class JointComparison:
         half = self.file.travel_ticks * DEGREES_PER_TICK / 2
         return -half, half
 
-    @property
-    def beyond_urdf_deg(self) -> tuple[float, float]:
-        """How far the calibrated range reaches beyond the URDF's limits, lower and upper end."""
-        return self.urdf_deg[0] - self.range_deg[0], self.range_deg[1] - self.urdf_deg[1]
-
 
 def compare(
-    file: Mapping[str, JointCalibration],
-    servos: Mapping[str, ServoCalibration],
-    urdf_limits_rad: Any,
+    file: Mapping[str, JointCalibration], servos: Mapping[str, ServoCalibration]
 ) -> tuple[JointComparison, ...]:
-    """Put the three side by side; ``urdf_limits_rad`` is [6, 2]."""
-    return tuple(
-        JointComparison(
-            name,
-            file[name],
-            servos[name],
-            (math.degrees(urdf_limits_rad[index][0]), math.degrees(urdf_limits_rad[index][1])),
-        )
-        for index, name in enumerate(JOINT_NAMES)
-    )
+    """Put the two side by side."""
+    return tuple(JointComparison(name, file[name], servos[name]) for name in JOINT_NAMES)
 
 
 def verdict(joints: tuple[JointComparison, ...]) -> Verdict:
@@ -144,7 +125,7 @@ def verdict(joints: tuple[JointComparison, ...]) -> Verdict:
     elsewhere = other_stops(joints)
     if not elsewhere:
         return Verdict.OTHER_CALIBRATION
-    if len(elsewhere) >= len(SWEPT_JOINTS) - 1:
+    if len(set(elsewhere) & set(SWEPT_JOINTS)) >= len(SWEPT_JOINTS) - 1:
         return Verdict.OTHER_ARM
     return Verdict.SOME_JOINTS
 
@@ -152,6 +133,12 @@ def verdict(joints: tuple[JointComparison, ...]) -> Verdict:
 def other_stops(joints: tuple[JointComparison, ...]) -> list[str]:
     """Return the joints whose stops are elsewhere in the file and in the servo."""
     return [joint.name for joint in joints if not joint.same_stops]
+
+
+def replaced(joints: tuple[JointComparison, ...]) -> list[str]:
+    """Return the joints whose servos alone hold factory values: new ones, or reset."""
+    fresh = [joint.name for joint in joints if joint.servo == FACTORY and not joint.equal]
+    return fresh if any(joint.servo != FACTORY for joint in joints) else []
 
 
 def convention(ranges: Mapping[str, JointCalibration | ServoCalibration]) -> Convention:
@@ -168,28 +155,6 @@ def convention(ranges: Mapping[str, JointCalibration | ServoCalibration]) -> Con
     if all(_OLD_ELBOW_SHARE < share < _OLD_LIFT_SHARE for share in (lift, elbow)):
         return Convention.NEW
     return Convention.UNCLEAR
-
-
-def is_old_format(content: object) -> bool:
-    """Whether this is a calibration of LeRobot before May 2025: lists, angles from the old zero."""
-    return isinstance(content, dict) and {"homing_offset", "calib_mode", "motor_names"} <= set(
-        content
-    )
-
-
-def load(path: Path) -> Mapping[str, JointCalibration]:
-    """Read a calibration; one of the old format is refused by that name."""
-    try:
-        return Calibration.load(path).joints
-    except UserError:
-        with contextlib.suppress(OSError, ValueError):
-            if is_old_format(json.loads(path.read_text(encoding="utf-8"))):
-                raise UserError(
-                    f"{path} is a calibration of LeRobot before May 2025, counted from the old "
-                    "zero (the arm stretched out), without the ranges that are needed now: "
-                    "calibrate the arm again."
-                ) from None
-        raise
 
 
 def _share_below(joint: JointCalibration | ServoCalibration) -> float | None:

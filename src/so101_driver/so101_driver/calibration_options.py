@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import glob
 import shlex
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from so101_driver.calibration_files import (
     find_calibrations,
 )
 from so101_driver.errors import UserError
-
-PROGRAM = "ros2 run so101_driver calibrate"
 
 _DESCRIPTION = """\
 Calibrate an SO-101 by hand, or compare its calibration file with its servos and the URDF.
@@ -40,21 +37,15 @@ Ctrl-C.
 def parser() -> argparse.ArgumentParser:
     """Return the parser of the program on its own."""
     result = argparse.ArgumentParser(prog="calibrate")
-    add_options(result, PROGRAM)
+    add_options(result)
     return result
 
 
-def add_options(result: argparse.ArgumentParser, program: str) -> None:
-    """Give a parser the options and their explanation.
-
-    Args:
-        result: Of the program or of a subcommand.
-        program: How the program is called, for commands that its messages propose.
-    """
+def add_options(result: argparse.ArgumentParser) -> None:
+    """Give a parser, of the program or of a subcommand, the options and their explanation."""
     result.description, result.epilog = _DESCRIPTION, _EPILOG
     result.formatter_class = argparse.RawDescriptionHelpFormatter
-    result.set_defaults(program=program)
-    result.add_argument("--port", help="serial port; default: the only one there is")
+    result.add_argument("--port", help="serial port; default: the only bus adapter there is")
     result.add_argument(
         "--kind",
         choices=[kind.value for kind in ArmKind],
@@ -118,21 +109,8 @@ def choose_path(options: argparse.Namespace, kind: ArmKind, *, writes: bool) -> 
         )
     raise UserError(
         f"there is no calibration of a {kind} in {calibration_folders(kind)[0]}: give --file, "
-        f"calibrate, or write one from the servos ({options.program} --kind {kind} "
+        f"calibrate, or write one from the servos (wallx calibrate --kind {kind} "
         f"--name my_{kind} --from-servos)."
-    )
-
-
-def only_port() -> str:
-    """Return the only serial port there is; UserError if there are more or none."""
-    ports = sorted(glob.glob("/dev/ttyACM*") + glob.glob("/dev/ttyUSB*"))
-    if len(ports) == 1:
-        return ports[0]
-    if ports:
-        raise UserError(f"there are several serial ports: give --port, one of {', '.join(ports)}.")
-    raise UserError(
-        "no serial port is there: plug in the arm's USB cable, or give --port, for example that of "
-        "a virtual arm."
     )
 
 
@@ -144,4 +122,4 @@ def again(options: argparse.Namespace, *more: str) -> str:
     for option in ("port", "name", "file"):
         if (value := getattr(options, option)) is not None:
             words += [f"--{option}", str(value)]
-    return shlex.join([*options.program.split(), *words, *more])
+    return shlex.join(["wallx", "calibrate", *words, *more])

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import ArrayLike
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +18,7 @@ from so101_driver.calibration_compare import (
     Verdict,
     convention,
     other_stops,
+    replaced,
     verdict,
 )
 from so101_driver.calibration_files import ArmKind
@@ -29,7 +32,7 @@ from so101_driver.calibration_sweep import (
     expected_travel,
     travel_finding,
 )
-from so101_driver.joints import GRIPPER, JOINT_NAMES
+from so101_driver.joints import GRIPPER, JOINT_NAMES, SERVO_ID_OF
 
 DEGREE = DEGREES_PER_TICK
 """Degrees of a tick, short for the texts."""
@@ -109,21 +112,22 @@ def file_table(joints: Sequence[JointComparison]) -> Table:
     return table
 
 
-def urdf_table(joints: Sequence[JointComparison], kind: ArmKind) -> Table:
-    """Return the file's ranges against the URDF's limits, joint by joint."""
+def urdf_table(joints: Sequence[JointComparison], kind: ArmKind, limits_rad: ArrayLike) -> Table:
+    """Return the file's ranges against the URDF's [6, 2] limits, joint by joint."""
     table = Table("joint", title="File against URDF (range from its middle; + is beyond the URDF)")
     for heading in ("file", "URDF", "low end", "high end", "travel"):
         table.add_column(heading, justify="right")
-    for index, joint in enumerate(joints):
+    for index, (joint, limits) in enumerate(zip(joints, np.degrees(limits_rad), strict=True)):
         finding = travel_finding(joint.name, joint.file.travel_ticks, kind)
         low, high = joint.range_deg
         file = f"{low:.1f}..{high:.1f}°"
-        urdf = f"{joint.urdf_deg[0]:.1f}..{joint.urdf_deg[1]:.1f}°"
-        ends = [f"{round(end / DEGREE):+d} ({end:+.1f}°)" for end in joint.beyond_urdf_deg]
+        urdf = f"{limits[0]:.1f}..{limits[1]:.1f}°"
+        beyond = (limits[0] - low, high - limits[1])
+        ends = [f"{round(end / DEGREE):+d} ({end:+.1f}°)" for end in beyond]
         if index == GRIPPER:
             # Its angle is a share of the range, whatever that is: 0 is closed and 100 is open.
             file, ends = f"{high - low:.1f}° wide", ["", ""]
-            urdf = f"{joint.urdf_deg[1] - joint.urdf_deg[0]:.1f}° wide"
+            urdf = f"{limits[1] - limits[0]:.1f}° wide"
         word, style = ("usual", "green") if finding is Finding.GOOD else _FINDINGS[finding]
         if joint.name == FULL_TURN_JOINT:
             word = "not swept"
@@ -182,10 +186,19 @@ def explain(
                 "another arm. Give this arm's --name or --file, or calibrate it."
             ]
         case Verdict.SOME_JOINTS:
-            sentences = [
-                f"The stops of {', '.join(other_stops(joints))} are elsewhere, the others' are "
-                "not: a servo or its horn was taken off, or a sweep missed a stop. Calibrate again."
-            ]
+            fresh = replaced(joints)
+            moved = [name for name in other_stops(joints) if name not in fresh]
+            sentences = []
+            if fresh:
+                sentences.append(
+                    f"Factory values in {', '.join(fresh)} only: that servo was replaced or reset. "
+                    "Calibrate again."
+                )
+            if moved:
+                sentences.append(
+                    f"The stops of {', '.join(moved)} are elsewhere, the others' are not: a servo "
+                    "or its horn was taken off, or a sweep missed a stop. Calibrate again."
+                )
     for twin in twins:
         sentences.append(f"The servos hold exactly what {twin} says{_what_it_is(path, twin)}.")
     return sentences
@@ -213,9 +226,9 @@ def servo_joints(held: Mapping[str, ServoCalibration]) -> dict[str, JointCalibra
     """Return what the servos hold as a calibration, unchecked."""
     return {
         name: JointCalibration(
-            index + 1, 0, held[name].homing_offset, held[name].range_min, held[name].range_max
+            servo_id, 0, held[name].homing_offset, held[name].range_min, held[name].range_max
         )
-        for index, name in enumerate(JOINT_NAMES)
+        for name, servo_id in SERVO_ID_OF.items()
     }
 
 

@@ -14,14 +14,13 @@ from so101_driver import registers as reg
 from so101_driver.calibration import JointCalibration
 from so101_driver.calibration_sweep import actual_ticks, turned
 from so101_driver.errors import UserError
-from so101_driver.joints import JOINT_NAMES, SERVO_IDS
+from so101_driver.joints import JOINT_NAMES, SERVO_ID_OF, SERVO_IDS
 from so101_driver.readings import servo_name
 
 if TYPE_CHECKING:
     # pyserial is for who opens a bus, not for who compares numbers.
     from so101_driver.bus import ServoBus
 
-IDS = dict(zip(JOINT_NAMES, SERVO_IDS, strict=True))
 _DEADLINE_S = 0.03
 """No loop waits for these reads: a late reply is better than none."""
 _HAND_TICKS_PER_S = 8000
@@ -55,7 +54,7 @@ FACTORY = ServoCalibration(0, 0, reg.MAX_TICK)
 
 def read_servos(bus: ServoBus) -> dict[str, ServoCalibration]:
     """Return what every servo holds, by joint; BusError if one is silent."""
-    return {name: _read(bus, servo_id) for name, servo_id in IDS.items()}
+    return {name: _read(bus, servo_id) for name, servo_id in SERVO_ID_OF.items()}
 
 
 def read_actual(bus: ServoBus, offsets: Mapping[str, int]) -> dict[str, int]:
@@ -72,14 +71,14 @@ def read_actual(bus: ServoBus, offsets: Mapping[str, int]) -> dict[str, int]:
             replies[servo_id].value(register, register.address),
             offsets[name],
         )
-        for name, servo_id in IDS.items()
+        for name, servo_id in SERVO_ID_OF.items()
         if servo_id in replies
     }
 
 
 def standing(bus: ServoBus) -> list[str]:
     """Return the joints whose torque is on."""
-    return [name for name, servo_id in IDS.items() if bus.read(servo_id, reg.TORQUE_ENABLE)]
+    return [name for name, servo_id in SERVO_ID_OF.items() if bus.read(servo_id, reg.TORQUE_ENABLE)]
 
 
 def release(bus: ServoBus) -> None:
@@ -139,7 +138,7 @@ def _read(bus: ServoBus, servo_id: int) -> ServoCalibration:
 def _write(bus: ServoBus, name: str, held: ServoCalibration, wanted: ServoCalibration) -> None:
     from so101_driver.bus import BusError
 
-    servo_id = IDS[name]
+    servo_id = SERVO_ID_OF[name]
     begin_s = time.monotonic()
     before = actual_ticks(bus.read(servo_id, reg.PRESENT_POSITION), held.homing_offset)
     _put(bus, servo_id, held, wanted)
@@ -174,9 +173,9 @@ def _take_back(bus: ServoBus, earlier: Mapping[str, ServoCalibration]) -> list[s
     stuck = []
     for name, values in earlier.items():
         try:
-            now = _read(bus, IDS[name])
+            now = _read(bus, SERVO_ID_OF[name])
             if now != values:
-                _put(bus, IDS[name], now, values)
+                _put(bus, SERVO_ID_OF[name], now, values)
         except BusError:
-            stuck.append(servo_name(IDS[name]))
+            stuck.append(servo_name(SERVO_ID_OF[name]))
     return stuck

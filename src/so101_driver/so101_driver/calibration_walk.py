@@ -17,7 +17,7 @@ from so101_driver.calibration import JointCalibration
 from so101_driver.calibration_dialog import Answers
 from so101_driver.calibration_files import ArmKind
 from so101_driver.calibration_report import DEGREE, MIDDLE_POSE, sweep_table
-from so101_driver.calibration_servos import IDS, read_actual, read_servos, release, standing
+from so101_driver.calibration_servos import read_actual, read_servos, release, standing
 from so101_driver.calibration_sweep import (
     FULL_TURN_JOINT,
     Finding,
@@ -27,7 +27,7 @@ from so101_driver.calibration_sweep import (
     homing_offset,
 )
 from so101_driver.errors import UserError
-from so101_driver.joints import JOINT_NAMES
+from so101_driver.joints import JOINT_NAMES, SERVO_ID_OF
 from so101_driver.readings import servo_name
 
 _SAMPLES = 15
@@ -187,8 +187,8 @@ class Walk:
                 self._heard_s[name] = now_s
             elif now_s - heard_s > _SILENT_S:
                 raise UserError(
-                    f"{servo_name(IDS[name])} has stopped answering: check the cable that leads "
-                    "there and the arm's power, and start again."
+                    f"{servo_name(SERVO_ID_OF[name])} has stopped answering: check the cable that "
+                    "leads there and the arm's power, and start again."
                 )
         return readings
 

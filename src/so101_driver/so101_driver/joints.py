@@ -1,5 +1,6 @@
 """Names and order of the SO-101's joints, and where this package keeps its data files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 JOINT_NAMES: tuple[str, ...] = (
@@ -14,6 +15,9 @@ JOINT_NAMES: tuple[str, ...] = (
 
 SERVO_IDS: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
 """Bus ids of the servos, in the order of JOINT_NAMES."""
+
+SERVO_ID_OF: Mapping[str, int] = dict(zip(JOINT_NAMES, SERVO_IDS, strict=True))
+"""Bus id of each joint's servo."""
 
 ARM = slice(0, 5)
 """Index of the joints that move the tip."""

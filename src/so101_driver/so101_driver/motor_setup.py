@@ -14,14 +14,13 @@ from so101_driver import registers as reg
 from so101_driver.arm_inspection import ServoReport, inspect_servo
 from so101_driver.bus import BAUD_RATE, BusError, ServoBus
 from so101_driver.errors import UserError
-from so101_driver.joints import JOINT_NAMES, SERVO_IDS
+from so101_driver.joints import JOINT_NAMES, SERVO_ID_OF, SERVO_IDS
 from so101_driver.protocol import MAX_ID
 from so101_driver.servo_search import BAUD_RATES, Found, Search, search
 
 ORDER: tuple[str, ...] = tuple(reversed(JOINT_NAMES))
 """Gripper first, as in LeRobot: each next cable then goes one motor further down the arm."""
 
-ID_OF: Mapping[str, int] = dict(zip(JOINT_NAMES, SERVO_IDS, strict=True))
 _EEPROM_S = 0.05
 """A servo is busy for a moment when it stores a new id or baud rate."""
 _CHECKS = 5
@@ -92,7 +91,7 @@ def set_up(
         WrongMotorsError: It is another joint's motor.
         UserError: It does not keep what was written.
     """
-    wanted = ID_OF[joint]
+    wanted = SERVO_ID_OF[joint]
     if found.servo_id != wanted:
         _refuse_other(joint, found, already, force)
     try:
@@ -105,7 +104,7 @@ def set_up(
 
 
 def _write(port: str, joint: str, found: Found) -> MotorResult:
-    wanted = ID_OF[joint]
+    wanted = SERVO_ID_OF[joint]
     with ServoBus(port, (found.servo_id,), found.baud_rate) as bus:
         model = bus.read(found.servo_id, reg.MODEL)
         if model != reg.MODEL_NUMBER:

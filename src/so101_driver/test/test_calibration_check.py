@@ -16,19 +16,17 @@ from so101_driver.calibration_compare import (
     Verdict,
     compare,
     convention,
-    is_old_format,
     other_stops,
     verdict,
 )
 from so101_driver.calibration_files import calibration_path, save
 from so101_driver.calibration_servos import FACTORY, ServoCalibration, read_servos
-from so101_driver.joints import JOINT_NAMES, data_path
-from so101_driver.kinematics import Kinematics
+from so101_driver.joints import JOINT_NAMES, SERVO_ID_OF, data_path
+from so101_driver.serial_ports import SerialPort
 
 from so101_driver import registers as reg
 
 SIM = Calibration.load(data_path("sim_calibration.json")).joints
-URDF = Kinematics.from_urdf(data_path("so101.urdf")).position_limits_rad
 
 
 def held(joints=SIM):
@@ -88,7 +86,7 @@ def tell(capsys):
 
 def test_verdicts():
     def of(file, servos):
-        return verdict(compare(file, servos, URDF))
+        return verdict(compare(file, servos))
 
     assert of(SIM, held()) is Verdict.EQUAL
     assert of(SIM, dict.fromkeys(JOINT_NAMES, FACTORY)) is Verdict.UNCALIBRATED
@@ -96,20 +94,23 @@ def test_verdicts():
     assert of(other_arm(), held()) is Verdict.OTHER_ARM
     replaced = {**SIM, "elbow_flex": other_arm()["elbow_flex"]}
     assert of(replaced, held()) is Verdict.SOME_JOINTS
-    assert other_stops(compare(replaced, held(), URDF)) == ["elbow_flex"]
+    assert other_stops(compare(replaced, held())) == ["elbow_flex"]
+    fresh = {**held(), "wrist_roll": FACTORY}
+    assert of(SIM, fresh) is Verdict.SOME_JOINTS, "its zero is anywhere in the turn"
+    assert other_stops(compare(SIM, fresh)) == ["wrist_roll"]
     turned = {**SIM, "wrist_roll": replace(SIM["wrist_roll"], homing_offset=700)}
     assert of(turned, held()) is Verdict.OTHER_CALIBRATION
 
 
 def test_zero_shift_is_what_the_arm_shows():
-    joints = compare(recalibrated(), held(), URDF)
+    joints = compare(recalibrated(), held())
     assert [joint.zero_shift_ticks for joint in joints] == [0.5, 0.5, 0.5, 0.5, 0.0, 0.5]
     moved = {**SIM, "elbow_flex": replace(SIM["elbow_flex"], range_max=3066 - 200)}
-    assert compare(moved, held(), URDF)[2].zero_shift_ticks == -100
+    assert compare(moved, held())[2].zero_shift_ticks == -100
     # Across the wrap the short way counts.
     far = replace(SIM["elbow_flex"], homing_offset=-2000)
     near = replace(SIM["elbow_flex"], homing_offset=2047)
-    shift = compare({**SIM, "elbow_flex": far}, held({**SIM, "elbow_flex": near}), URDF)[2]
+    shift = compare({**SIM, "elbow_flex": far}, held({**SIM, "elbow_flex": near}))[2]
     assert shift.zero_shift_ticks == 49
 
 
@@ -165,6 +166,22 @@ def test_reasons_are_said(calibrated_servos, capsys, file, words):
     store(file)
     assert run(["--port", calibrated_servos.port, "--check"]) == 1
     assert words in tell(capsys)
+
+
+@pytest.mark.bus
+@pytest.mark.parametrize("joint", ["wrist_roll", "gripper"])
+def test_replaced_servo_is_named_and_not_given_the_old_numbers(calibrated_servos, capsys, joint):
+    store(SIM)
+    memory = calibrated_servos.servos[SERVO_ID_OF[joint]].memory
+    for register, value in zip(
+        (reg.HOMING_OFFSET, reg.MIN_POSITION, reg.MAX_POSITION), (0, 0, 4095), strict=True
+    ):
+        memory.put(register, value)
+    assert run(["--port", calibrated_servos.port, "--check"]) == 1
+    said = tell(capsys)
+    assert f"Factory values in {joint} only: that servo was replaced or reset." in said
+    assert "--to-servos" not in said
+    assert "stops" not in said
 
 
 @pytest.mark.bus
@@ -297,8 +314,6 @@ def test_file_of_the_old_format_is_explained(tmp_path, capsys):
         "calib_mode": ["DEGREE"] * 5 + ["LINEAR"],
         "motor_names": list(JOINT_NAMES),
     }
-    assert is_old_format(old)
-    assert not is_old_format(json.loads(as_json(SIM)))
     path.write_text(json.dumps(old))
     assert run(["--port", "/dev/null", "--file", str(path), "--check"]) == 2
     assert "LeRobot before May 2025" in tell(capsys)
@@ -325,6 +340,14 @@ def test_bad_input_is_one_sentence_and_status_2(words, said, capsys):
     captured = capsys.readouterr()
     assert said in captured.err
     assert captured.err.count("\n") == 1
+
+
+def test_without_a_port_only_a_known_adapter_is_spoken_to(monkeypatch, capsys):
+    arduino = SerialPort("/dev/ttyACM0", "2341:0043", "Arduino Uno")
+    monkeypatch.setattr("so101_driver.serial_ports.list_ports", lambda *_folders: (arduino,))
+    store(SIM)
+    assert run(["--check"]) == 2
+    assert "no bus adapter is plugged in" in capsys.readouterr().err
 
 
 def test_one_of_several_files_must_be_named(capsys):

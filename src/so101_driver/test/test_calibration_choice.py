@@ -53,5 +53,5 @@ def test_an_unknown_id_lists_what_there_is(folder):
 
 
 def test_none_at_all_names_the_folders_and_the_program(folder):
-    with pytest.raises(UserError, match=r"so_follower or .*so101_driver calibrate"):
+    with pytest.raises(UserError, match=r"so_follower or .*wallx calibrate"):
         choose_calibration("", "", folder.environment)

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 from so101_driver.bus import ServoBus
 from so101_driver.errors import UserError
-from so101_driver.motor_setup import ID_OF, ORDER, WrongMotorsError, find_single, set_up
+from so101_driver.joints import SERVO_ID_OF
+from so101_driver.motor_setup import ORDER, WrongMotorsError, find_single, set_up
 from so101_driver.servo_search import BAUD_RATES, Found, answering, search
 from so101_driver.sim import FactoryServos, FaultKind, IdealArm, VirtualBus
 
@@ -33,7 +34,7 @@ def bus(factory: FactoryServos) -> Iterator[VirtualBus]:
 
 def test_the_walk_goes_from_the_gripper_to_the_base() -> None:
     assert ORDER[0] == "gripper"
-    assert [ID_OF[joint] for joint in ORDER] == [6, 5, 4, 3, 2, 1]
+    assert [SERVO_ID_OF[joint] for joint in ORDER] == [6, 5, 4, 3, 2, 1]
 
 
 def test_six_factory_motors_become_an_arm(factory: FactoryServos, bus: VirtualBus) -> None:

@@ -94,7 +94,7 @@ def test_messages_are_yaml_and_long_arrays_are_shortened() -> None:
     assert yaml.safe_load(message_text(image))["data"][-1] == "... 936 more"
 
 
-def test_calibrate_proposes_itself_by_the_name_it_was_called(monkeypatch, tmp_path, capsys) -> None:
+def test_calibrate_proposes_itself(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setenv("HF_LEROBOT_CALIBRATION", str(tmp_path))
     assert main(["calibrate", "--port", "/dev/absent", "--check"]) == 2
     assert "(wallx calibrate --kind follower" in capsys.readouterr().err

@@ -174,7 +174,9 @@ def test_a_named_file_is_compared_with_the_servos(tmp_path: Path) -> None:
     found = check(report, "calibration", given=given(other))
     assert found.level is Level.FAIL
     assert "another calibration of this arm: elbow_flex" in found.text
-    assert f"--check --kind follower --port /dev/ttyACM0 --file {other}" in found.fix
+    assert (
+        f"wallx calibrate --kind follower --port /dev/ttyACM0 --file {other} --check" in found.fix
+    )
 
 
 def test_a_file_of_another_arm_is_recognised_by_its_stops(tmp_path: Path) -> None:
@@ -187,11 +189,12 @@ def test_a_file_of_another_arm_is_recognised_by_its_stops(tmp_path: Path) -> Non
 
 
 def test_a_damaged_file_fails(tmp_path: Path) -> None:
-    path = tmp_path / "broken.json"
+    path = tmp_path / "my broken.json"
     path.write_text("{")
     found = check(ArmReport(servos()), "calibration", given=given(path))
     assert found.level is Level.FAIL
     assert str(path) in found.text
+    assert f"--file '{path}'" in found.fix
 
 
 def test_an_incomplete_arm_is_not_compared() -> None:

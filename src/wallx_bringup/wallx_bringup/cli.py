@@ -80,7 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     add_commands(commands)
 
     calibrate = commands.add_parser("calibrate", help="calibrate an arm, or check its calibration")
-    calibration_options.add_options(calibrate, "wallx calibrate")
+    calibration_options.add_options(calibrate)
     calibrate.set_defaults(run=_calibrate)
 
     graphs = commands.add_parser("graphs", help="list your running graphs")

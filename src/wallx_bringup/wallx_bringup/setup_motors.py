@@ -6,9 +6,8 @@ import argparse
 
 from so101_driver.bus import BAUD_RATE
 from so101_driver.errors import UserError
-from so101_driver.joints import SERVO_IDS
+from so101_driver.joints import SERVO_ID_OF, SERVO_IDS
 from so101_driver.motor_setup import (
-    ID_OF,
     ORDER,
     MotorResult,
     WrongMotorsError,
@@ -24,7 +23,7 @@ from wallx_bringup.prompts import wait_for_enter
 
 def run(options: argparse.Namespace) -> int:
     """Set up all motors or one; returns the exit status."""
-    if options.motor is not None and options.motor not in ID_OF:
+    if options.motor is not None and options.motor not in SERVO_ID_OF:
         raise UserError(f"there is no motor '{options.motor}': name one of {', '.join(ORDER)}.")
     port = options.port or only_adapter().path
     users = port_users(port)
@@ -63,7 +62,7 @@ def _refuse_wired(port: str) -> None:
 
 def _one(port: str, joint: str, done: list[MotorResult], force: bool) -> MotorResult:
     """Ask until the right motor is connected, and set it up."""
-    already = {ID_OF[result.joint]: result.joint for result in done}
+    already = {SERVO_ID_OF[result.joint]: result.joint for result in done}
     if done:
         text = f"Unplug the {done[-1].joint} motor, connect only the {joint} motor,"
     else:

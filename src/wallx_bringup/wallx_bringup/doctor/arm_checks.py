@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from so101_driver.arm_identity import TWELVE_VOLT_PART_V, CalibrationFile, judge
 from so101_driver.arm_inspection import ArmReport, ServoReport, firmware_versions
+from so101_driver.calibration import Calibration
 from so101_driver.calibration_compare import Verdict, compare, other_stops, verdict
 from so101_driver.calibration_files import ArmKind
 from so101_driver.calibration_servos import FACTORY
@@ -23,7 +25,6 @@ _HOT_BELOW_LIMIT_C = 10.0
 _SPREAD_V = 0.6
 """Servos of one chain that see more than this apart have a bad cable between them."""
 _WEAK_12_V = 9.0
-_CALIBRATE = "wallx run so101_driver calibrate"
 
 _ERRORS = {
     ServoError.VOLTAGE: "its supply is outside its range",
@@ -239,13 +240,13 @@ def _check_calibration(
             return failed(
                 name,
                 f"{path} cannot be used as a calibration.",
-                f"see why: {_CALIBRATE} --check --port {arm.port} --file {path}",
+                f"see why: {_calibrate(arm, '--check', '--file', path)}",
             )
-        return _compare_with(arm, path, file)
+        return _compare_with(arm, path)
     same = [file.path for file in files if file.servos == held and file.kind is arm.kind]
     if same:
         return passed(name, f"the servos hold what {same[0]} says.")
-    calibrate = f"{_CALIBRATE} --kind {arm.kind} --port {arm.port} --name my_{arm.kind}"
+    calibrate = _calibrate(arm, "--name", f"my_{arm.kind}")
     if all(servo == FACTORY for servo in held.values()):
         return failed(name, "this arm was never calibrated.", f"calibrate it: {calibrate}")
     count = sum(file.kind is arm.kind for file in files)
@@ -256,17 +257,11 @@ def _check_calibration(
     )
 
 
-def _compare_with(arm: Arm, path: Path, file: CalibrationFile) -> Check:
-    from so101_driver.calibration import Calibration
-    from so101_driver.joints import data_path
-    from so101_driver.kinematics import Kinematics
-
+def _compare_with(arm: Arm, path: Path) -> Check:
     name = arm.check("calibration")
-    limits = Kinematics.from_urdf(data_path("so101.urdf")).position_limits_rad
-    joints = compare(Calibration.load(path).joints, arm.report.calibrations, limits)
+    joints = compare(Calibration.load(path).joints, arm.report.calibrations)
     differing = [joint.name for joint in joints if not joint.equal]
-    where = f"--kind {arm.kind} --port {arm.port} --file {path}"
-    check = f"{_CALIBRATE} --check {where}"
+    check = _calibrate(arm, "--file", path, "--check")
     match verdict(joints):
         case Verdict.EQUAL:
             return passed(name, f"the servos hold what {path} says.")
@@ -274,7 +269,8 @@ def _compare_with(arm: Arm, path: Path, file: CalibrationFile) -> Check:
             return failed(
                 name,
                 f"the servos hold no calibration, {path} does.",
-                f"if the file is this arm's, write it to them: {_CALIBRATE} --to-servos {where}",
+                "if the file is this arm's, write it to them: "
+                f"{_calibrate(arm, '--file', path, '--to-servos')}",
             )
         case Verdict.OTHER_ARM:
             return failed(
@@ -295,6 +291,12 @@ def _compare_with(arm: Arm, path: Path, file: CalibrationFile) -> Check:
                 f"{path} is another calibration of this arm: {', '.join(differing)} differ.",
                 f"give the newest file, or see the numbers and settle it: {check}",
             )
+
+
+def _calibrate(arm: Arm, *more: object) -> str:
+    """Return a command to copy."""
+    words = ("wallx", "calibrate", "--kind", arm.kind, "--port", arm.port, *more)
+    return shlex.join(map(str, words))
 
 
 def _complaint(error: ServoError) -> str:
