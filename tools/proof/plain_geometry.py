@@ -182,14 +182,15 @@ def _segment_to_box(start: Array, end: Array, box: dict[str, list[float]]) -> Ar
     axes = _fixed(np.array(box["rpy_rad"], dtype=np.float64))
     centre = np.array(box["centre_m"], dtype=np.float64)
     half = 0.5 * np.array(box["size_m"], dtype=np.float64)
-    start, end = (start - centre) @ axes, (end - centre) @ axes
+    # By coordinate, [3, n].
+    start, end = ((start - centre) @ axes).T.copy(), ((end - centre) @ axes).T.copy()
 
     def distance(share: Array) -> Array:
-        beyond = np.abs(start + share[:, None] * (end - start)) - half
-        outside = np.sqrt((np.maximum(beyond, 0.0) ** 2).sum(axis=1))
-        return outside + np.minimum(beyond.max(axis=1), 0.0)
+        x, y, z = (np.abs(a + share * (b - a)) - most for a, b, most in zip(start, end, half))  # noqa: B905
+        outside = np.maximum(x, 0.0) ** 2 + np.maximum(y, 0.0) ** 2 + np.maximum(z, 0.0) ** 2
+        return np.sqrt(outside) + np.minimum(np.maximum(np.maximum(x, y), z), 0.0)
 
-    low, high = np.zeros(len(start)), np.ones(len(start))
+    low, high = np.zeros(start.shape[1]), np.ones(start.shape[1])
     for _ in range(80):
         left, right = low + (high - low) / 3.0, high - (high - low) / 3.0
         nearer = distance(left) <= distance(right)
