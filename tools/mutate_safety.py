@@ -22,7 +22,15 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from proof import mutation_run
 from proof.mutants import OPERATORS, mutants_of
-from proof.mutation_run import SAFETY, Fate, Reach, digest, measure_reach, preload, pure_tests
+from proof.mutation_run import (
+    SAFETY,
+    Fate,
+    Reach,
+    measure_reach,
+    preload,
+    source_digest,
+    tests_digest,
+)
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -89,6 +97,8 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("out/mutation"))
     arguments = parser.parse_args()
+    if problem := _problem(arguments):
+        parser.error(problem)
     console = Console()
     preload()
     if arguments.quick:
@@ -108,13 +118,32 @@ def main() -> int:
     return 0
 
 
+def _problem(arguments: argparse.Namespace) -> str:
+    """What cannot be meant; empty if nothing."""
+    if arguments.processes < 1 or (arguments.sample is not None and arguments.sample < 1):
+        return "--processes and --sample must be at least 1"
+    if arguments.budget <= 0:
+        return "--budget must be positive"
+    known = {path.name for path in SAFETY.glob("*.py")}
+    if unknown := sorted(set(arguments.files or ()) - known):
+        return f"--files: the safety core has no {', '.join(unknown)}"
+    return ""
+
+
 def quick(processes: int, console: Console) -> int:
     """Judge one mutant of each operator by the fuzz tests of the suite."""
+    if not mutation_run.exist(QUICK_TESTS):
+        console.print(f"not all of these tests exist: {', '.join(QUICK_TESTS)}", markup=False)
+        return 1
     jobs = all_jobs(None, None)
-    chosen = [
-        next(j for j in jobs if (j.file, j.operator) == (file, kind) and j.change.startswith(begin))
-        for file, kind, begin in QUICK
-    ]
+    chosen = []
+    for file, kind, begin in QUICK:
+        fits = [j for j in jobs if (j.file, j.operator) == (file, kind)]
+        fits = [j for j in fits if j.change.startswith(begin)]
+        if not fits:
+            console.print(f"no mutant of {file} fits '{begin}' [{kind}]", markup=False)
+            return 1
+        chosen.append(fits[0])
     with multiprocessing.get_context("fork").Pool(processes) as pool:
         fates = dict(pool.imap_unordered(_judge_quickly, chosen))
     show(chosen, fates, console)
@@ -153,32 +182,30 @@ def read_results(path: Path) -> dict[str, Fate]:
     """Fates that still hold: of unchanged files; of survivors, under unchanged tests."""
     if not path.exists():
         return {}
-    content = json.loads(path.read_text())
-    same_tests = content["tests"] == digest(pure_tests())
+    tests = tests_digest()
     known = {}
-    for name, entry in content["mutants"].items():
+    for name, entry in json.loads(path.read_text())["mutants"].items():
         file = SAFETY / entry["file"]
-        if not file.exists() or entry["source"] != digest([file]):
+        if not file.exists() or entry["source"] != source_digest(file):
             continue
         fate = Fate(entry["fate"])
-        if same_tests or fate in (Fate.KILLED, Fate.TIMEOUT):
+        if entry.get("tests") == tests or fate in (Fate.KILLED, Fate.TIMEOUT):
             known[name] = fate
     return known
 
 
 def write_results(path: Path, jobs: list[Job], fates: dict[str, Fate]) -> None:
-    """Everything known so far."""
-    sources = {job.file: digest([SAFETY / job.file]) for job in jobs}
-    mutants = {
-        job.name: {**asdict(job), "source": sources[job.file], "fate": fates[job.name].value}
-        for job in jobs
-        if job.name in fates
-    }
-    if path.exists():
-        mutants = {**json.loads(path.read_text())["mutants"], **mutants}
+    """Add the fates of these mutants, with what they were found by, to all that is known."""
+    sources = {job.file: source_digest(SAFETY / job.file) for job in jobs}
+    tests = tests_digest()
+    mutants = json.loads(path.read_text())["mutants"] if path.exists() else {}
+    for job in jobs:
+        if job.name in fates:
+            fate = fates[job.name].value
+            found_by = {"source": sources[job.file], "tests": tests, "fate": fate}
+            mutants[job.name] = {**asdict(job), **found_by}
     path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"tests": digest(pure_tests()), "mutants": mutants}, indent=1)
-    path.write_text(text + "\n")
+    path.write_text(json.dumps({"mutants": mutants}, indent=1) + "\n")
 
 
 def _judge(job: Job) -> tuple[str, Fate]:

@@ -29,6 +29,7 @@ from proof.mutants import mutated
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 SAFETY = REPOSITORY / "src" / "so101_driver" / "so101_driver" / "safety"
+PROOF = Path(__file__).resolve().parent
 TESTS = REPOSITORY / "src" / "so101_driver" / "test"
 PACKAGE = "so101_driver.safety"
 
@@ -115,6 +116,16 @@ def pure_tests() -> list[Path]:
     return found
 
 
+def tests_digest() -> str:
+    """Hash of everything that judges: the tests, and what they are made of."""
+    return digest([*pure_tests(), *sorted(PROOF.glob("*.py"))])
+
+
+def source_digest(file: Path) -> str:
+    """Hash of everything that a mutant's number stands for: its file, and what makes mutants."""
+    return digest([file, PROOF / "mutants.py"])
+
+
 def digest(paths: list[Path]) -> str:
     """Hash of some files' content."""
     state = hashlib.sha256()
@@ -143,7 +154,7 @@ def measure_reach(cache: Path) -> Reach:
     Raises:
         RuntimeError: No test passes without a mutant. Those that fail are left out.
     """
-    key = digest([*pure_tests(), *sorted(SAFETY.glob("*.py"))])
+    key = tests_digest() + digest(sorted(SAFETY.glob("*.py")))
     if not cache.exists() or json.loads(cache.read_text())["key"] != key:
         cache.parent.mkdir(parents=True, exist_ok=True)
         status = _forked(lambda: _trace(cache, key), limit_s=3600.0, quiet=True)
@@ -168,8 +179,14 @@ def judge(file: Path, number: int, first: int, last: int, reach: Reach, budget_s
     return fate_of(file, source, number, tests, limit_s)
 
 
+def exist(tests: list[str]) -> bool:
+    """Whether all these tests are found, without any mutant."""
+    collect = [*PYTEST, "--collect-only", *tests]
+    return _forked(lambda: int(pytest.main(collect)), limit_s=120.0, quiet=True) == 0
+
+
 def fate_of(file: Path, source: str, number: int, tests: list[str], limit_s: float) -> Fate:
-    """Run these tests against a mutant."""
+    """Run these tests against a mutant; those that do not exist would pass for having failed."""
     status = _forked(lambda: _run_mutant(file, source, number, tests), limit_s, quiet=True)
     if status == -signal.SIGALRM:
         return Fate.TIMEOUT

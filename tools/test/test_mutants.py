@@ -7,13 +7,17 @@ report none.
 from __future__ import annotations
 
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
 
+import mutate_safety
 import pytest
+from proof import mutation_run
 from proof.mutants import OPERATORS, mutants_of, mutated
-from proof.mutation_run import SAFETY
+from proof.mutation_run import SAFETY, Fate
+from rich.console import Console
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -114,3 +118,48 @@ def test_one_mutant_of_each_operator_is_killed():
     command = [sys.executable, "tools/mutate_safety.py", "--quick"]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_tests_that_do_not_exist_are_no_judges(monkeypatch, capsys):
+    """A mutant that meets no test at all must not pass for killed."""
+    assert mutation_run.exist(["tools/test/test_setup_env.py"])
+    renamed = "tools/test/test_setup_env.py::test_renamed"
+    monkeypatch.setattr(mutate_safety, "QUICK_TESTS", [renamed])
+    assert mutate_safety.quick(1, Console()) == 1
+    assert "not all of these tests exist" in capsys.readouterr().out
+
+
+def test_survivors_are_known_only_by_the_tests_that_they_survived(tmp_path, monkeypatch):
+    path = tmp_path / "results.json"
+    survivor, killed, other = mutate_safety.all_jobs(["brake.py"], None)[:3]
+    monkeypatch.setattr(mutate_safety, "tests_digest", lambda: "old")
+    fates = {survivor.name: Fate.SURVIVED, killed.name: Fate.KILLED}
+    mutate_safety.write_results(path, [survivor, killed], fates)
+    assert mutate_safety.read_results(path) == fates
+    # Another mutant under newer tests says nothing about those before.
+    monkeypatch.setattr(mutate_safety, "tests_digest", lambda: "new")
+    mutate_safety.write_results(path, [other], {other.name: Fate.SURVIVED})
+    assert mutate_safety.read_results(path) == {
+        killed.name: Fate.KILLED,
+        other.name: Fate.SURVIVED,
+    }
+    # In a changed file a number is another mutant.
+    monkeypatch.setattr(mutate_safety, "source_digest", lambda _file: "changed")
+    assert mutate_safety.read_results(path) == {}
+    assert len(json.loads(path.read_text())["mutants"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--files", "brakes.py"], "the safety core has no brakes.py"),
+        (["--sample", "-1"], "at least 1"),
+        (["--processes", "0"], "at least 1"),
+        (["--budget", "0"], "must be positive"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused(monkeypatch, capsys, words, said):
+    monkeypatch.setattr(sys, "argv", ["mutate_safety.py", *words])
+    with pytest.raises(SystemExit):
+        mutate_safety.main()
+    assert said in capsys.readouterr().err
