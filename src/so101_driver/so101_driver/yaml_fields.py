@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,23 @@ from typing import Any
 import yaml
 
 from so101_driver.errors import UserError
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice: YAML libraries take the last, and the first is lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[str, int] = {}
+        for key, _value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            line = key.start_mark.line + 1
+            if key.value in lines:
+                raise yaml.YAMLError(
+                    f"{key.value} stands twice, in line {lines[key.value]} and in line {line}"
+                )
+            lines[key.value] = line
+        return super().construct_mapping(node, deep)
 
 
 def read_yaml(path: str | Path, what: str, example: str) -> Any:
@@ -31,8 +49,8 @@ def read_yaml(path: str | Path, what: str, example: str) -> Any:
             f"cannot read the {what} {path} ({reason}): give the path of a file like {example}."
         ) from error
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        return yaml.load(text, _Loader)
+    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
         summary = " ".join(str(error).split())
         raise UserError(f"the {what} {path} is not YAML: {summary}.") from error
 
@@ -61,7 +79,9 @@ def number(value: Any, where: str, source: str, minimum: float = -math.inf) -> f
     Raises:
         UserError: It is something else; true and false are no numbers.
     """
-    if type(value) not in (int, float) or not math.isfinite(value) or value < minimum:
+    least = max(minimum, -sys.float_info.max)
+    # Written so that NaN fails too, and a whole number that no float holds.
+    if type(value) not in (int, float) or not least <= value <= sys.float_info.max:
         bound = "" if minimum == -math.inf else f" of at least {minimum:g}"
         raise UserError(f"{where} in {source} must be a finite number{bound}, not {value!r}.")
     return float(value)

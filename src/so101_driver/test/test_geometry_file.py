@@ -42,6 +42,8 @@ def with_value(place, value):
         (["tabel"], {}, "unknown keys: tabel"),
         (["recoverable_m"], -0.01, "recoverable_m .* at least 0"),
         (["recoverable_m"], float("nan"), "recoverable_m .* finite"),
+        (["recoverable_m"], float("-inf"), "recoverable_m .* finite"),
+        (["recoverable_m"], 10**400, "recoverable_m .* finite"),
         (["recoverable_m"], 0.1, "no thicker than recoverable_m"),
         (["table", "normal"], [0, 0, 0], "table: normal"),
         (["table", "normal"], [0.3, 0, 1], "within 15 degrees"),
@@ -73,7 +75,21 @@ def test_mistakes_are_named(load, place, value, message):
     assert "mine.yaml" in str(caught.value)
 
 
-@pytest.mark.parametrize("text", ["", "[]", "table: [", "3", "\t"])
+def test_a_box_that_was_copied_and_not_renamed_is_not_lost(load):
+    content = SHIPPED.read_text()
+    shelf = "centre_m: [0.1, 0.4, 0.2], size_m: [0.3, 0.1, 0.4], rpy_rad: [0, 0, 0]"
+    boxes = f"  list:\n    shelf: {{{shelf}}}\n    post: {{{shelf}}}\n"
+    assert "  list: {}\n" in content
+    assert load(content.replace("  list: {}\n", boxes)).shapes.boxes[1].name == "post"
+    twice = r"mine\.yaml .*: shelf stands twice, in line \d+ and in line \d+\.$"
+    with pytest.raises(UserError, match=twice):
+        load(content.replace("  list: {}\n", boxes.replace("post", "shelf")))
+    in_one_line = f"  list: {{shelf: {{{shelf}}}, shelf: {{{shelf}}}}}\n"
+    with pytest.raises(UserError, match=twice):
+        load(content.replace("  list: {}\n", in_one_line))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "table: [", "3", "\t", "table: 2026-13-45"])
 def test_other_files_are_refused(load, text):
     with pytest.raises(UserError, match=r"mine\.yaml"):
         load(text)
