@@ -50,7 +50,8 @@ def read_yaml(path: str | Path, what: str, example: str) -> Any:
         ) from error
     try:
         return yaml.load(text, _Loader)
-    except (yaml.YAMLError, ValueError) as error:  # a date that does not exist is a ValueError
+    # A date that does not exist is a ValueError, brackets within brackets a RecursionError.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         summary = " ".join(str(error).split())
         raise UserError(f"the {what} {path} is not YAML: {summary}.") from error
 

@@ -89,7 +89,7 @@ def test_a_box_that_was_copied_and_not_renamed_is_not_lost(load):
         load(content.replace("  list: {}\n", in_one_line))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "table: [", "3", "\t", "table: 2026-13-45"])
+@pytest.mark.parametrize("text", ["", "[]", "table: [", "3", "\t", "table: 2026-13-45", "[" * 2000])
 def test_other_files_are_refused(load, text):
     with pytest.raises(UserError, match=r"mine\.yaml"):
         load(text)
