@@ -20,8 +20,11 @@ import pytest
 pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 
 import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.task import Future
 from sensor_msgs.msg import JointState
 from so101_driver.bus import ServoBus
 from so101_driver.calibration import Calibration
@@ -72,6 +75,7 @@ class Bench:
         self.chunks: list[ActionChunk] = []
         self.states: list[str] = []
         self.source, self.state = "policy", SafetyStatus.STATE_HOLD
+        self.selects = True
         self.pose = list(POSE)
         self.node.create_subscription(ActionChunk, "action_chunk", self._on_chunk, 100)
         self.node.create_subscription(
@@ -89,7 +93,9 @@ class Bench:
             self.state = SafetyStatus.STATE_TRACKING
 
     def _on_select(self, request: Any, response: Any) -> Any:
-        self.source, response.success = request.source, True
+        if self.selects:
+            self.source = request.source
+        response.success = self.selects
         return response
 
     def _tell(self) -> None:
@@ -129,6 +135,12 @@ class Bench:
             assert time.monotonic() < deadline_s, f"no {what}: {self.states}\n{self.log_text()}"
             self.executor.spin_once(timeout_sec=0.02)
 
+    def watch(self, seconds: float) -> None:
+        """Listen for a while, where the test is that something does not happen."""
+        deadline_s = time.monotonic() + seconds
+        while time.monotonic() < deadline_s:
+            self.executor.spin_once(timeout_sec=0.02)
+
     def log_text(self) -> str:
         return self.log.read_text(errors="replace") if self.log.exists() else ""
 
@@ -136,11 +148,23 @@ class Bench:
         self.wait(word, lambda: self.states and self.states[-1].startswith(word))
         return self.states[-1]
 
-    def engage(self, engage: bool = True) -> SetBool.Response:
+    def ask(self, engage: bool) -> Future:
         self.wait("service", self.client.service_is_ready)
-        future = self.client.call_async(SetBool.Request(data=engage))
+        return self.client.call_async(SetBool.Request(data=engage))
+
+    def engage(self, engage: bool = True) -> SetBool.Response:
+        future = self.ask(engage)
         self.wait("answer", future.done)
         return future.result()
+
+    def change(self, transition: int) -> None:
+        client = self.node.create_client(ChangeState, "teleop/change_state")
+        self.wait("lifecycle", client.service_is_ready)
+        request = ChangeState.Request()
+        request.transition.id = transition
+        future = client.call_async(request)
+        self.wait("transition", future.done)
+        assert future.result().success, self.log_text()
 
     def close(self) -> None:
         if self.process is not None and self.process.poll() is None:
@@ -206,13 +230,15 @@ def test_the_stream_is_honest_and_survives_a_pulled_cable(bench):
     bench.state = SafetyStatus.STATE_HOLD
     assert bench.engage().success
     bench.wait("targets of a new session", lambda: bench.chunks[-1].session != chunks[-1].session)
-    assert bench.chunks[-1].sequence < 50
+    session = bench.chunks[-1].session
+    assert next(c.sequence for c in bench.chunks if c.session == session) == 0
 
     assert bench.engage(False).success
+    let_go_ns = bench.node.get_clock().now().nanoseconds
     bench.wait_for_state("DISENGAGED")
-    sent = len(bench.chunks)
-    assert not any(bench.executor.spin_once(timeout_sec=0.02) for _ in range(20))
-    assert len(bench.chunks) == sent
+    bench.watch(0.4)
+    # What was on its way then may come after the answer.
+    assert nanoseconds(bench.chunks[-1].header.stamp) < let_go_ns
 
 
 def test_a_silent_servo_is_named_and_the_clutch_can_change_at_run_time(bench):
@@ -243,6 +269,39 @@ def test_a_silent_servo_is_named_and_the_clutch_can_change_at_run_time(bench):
         sentence = bench.wait_for_state("NO_LEADER")
         assert "servo 3 (elbow_flex)" in sentence
     bench.wait_for_state("DISENGAGED")
+
+
+def test_letting_go_does_not_wait_for_a_takeover(bench):
+    bench.selects = False
+    bench.start()
+    bench.wait_for_state("DISENGAGED")
+    leads = bench.ask(True)
+    bench.wait_for_state("TAKING_OVER")
+    assert bench.engage(False).success
+    bench.wait("answer", leads.done)
+    assert not leads.result().success
+    assert "disengaged" in leads.result().message, "it was given up by itself, seconds later"
+    assert not bench.chunks
+
+
+def test_a_node_that_was_activated_anew_leads_only_when_asked_and_in_a_new_session(bench):
+    bench.start(autostart=False)
+    bench.change(Transition.TRANSITION_CONFIGURE)
+    bench.change(Transition.TRANSITION_ACTIVATE)
+    assert bench.engage().success
+    bench.wait("targets", lambda: len(bench.chunks) > 3)
+    bench.change(Transition.TRANSITION_DEACTIVATE)
+    bench.wait_for_state("DISENGAGED")
+    assert "not active" in bench.engage().message
+    bench.change(Transition.TRANSITION_CLEANUP)
+    bench.change(Transition.TRANSITION_CONFIGURE)
+    bench.change(Transition.TRANSITION_ACTIVATE)
+    before, bench.state = bench.chunks[-1], SafetyStatus.STATE_HOLD
+    bench.chunks.clear()
+    assert bench.engage().success
+    bench.wait("targets", lambda: len(bench.chunks) > 3)
+    assert {chunk.session for chunk in bench.chunks}.isdisjoint({before.session})
+    assert [chunk.sequence for chunk in bench.chunks] == list(range(len(bench.chunks)))
 
 
 def test_swapped_ports_are_refused(bench, tmp_path):

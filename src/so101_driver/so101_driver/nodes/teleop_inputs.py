@@ -38,11 +38,17 @@ class TeleopInputs:
         self._measured = _Newest(node, JointState, "joint_states", best_effort(1))
         self._driver = _Newest(node, DriverStatus, "driver/status", latched())
         self._safety = _Newest(node, SafetyStatus, "safety/status", latched())
+        self._all = (self._commands, self._measured, self._driver, self._safety)
+
+    def forget(self) -> None:
+        """Drop what waited while nobody looked: nobody knows how old it is."""
+        for source in self._all:
+            source.forget()
 
     def follower(self) -> FollowerView:
         """The follower as it is known now."""
         now_ns = time.monotonic_ns()
-        for source in (self._commands, self._measured, self._driver, self._safety):
+        for source in self._all:
             source.update(now_ns)
         status = self._safety.fresh(now_ns, _STATUS_AGE_NS)
         if status is None:
@@ -83,6 +89,10 @@ class _Newest:
         message = self._subscription.newest()
         if message is not None:
             self._message, self._taken_ns = message, now_ns
+
+    def forget(self) -> None:
+        self._subscription.newest()
+        self._message = None
 
     def fresh(self, now_ns: int, max_age_ns: int) -> object:
         return self._message if now_ns - self._taken_ns <= max_age_ns else None

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import os
-import queue
 import secrets
 import sys
-import threading
 import time
 from collections.abc import Mapping
-from concurrent.futures import Future
 from typing import Any
 
 # Matrices are tiny here: BLAS threads would only disturb the loop. Must precede numpy's import.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from diagnostic_msgs.msg import DiagnosticStatus
-from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.callback_groups import ReentrantCallbackGroup
 from std_msgs.msg import Header, String
 from std_srvs.srv import SetBool
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -25,9 +22,11 @@ from so101_driver.bus import BusError, ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS
+from so101_driver.nodes.loop import ControlLoop
 from so101_driver.nodes.node_base import FAILED_STATUS, NodeBase, latched, reliable, run_node
 from so101_driver.nodes.safety_messages import stamp_message
 from so101_driver.nodes.teleop_inputs import TeleopInputs
+from so101_driver.nodes.teleop_requests import TeleopRequests
 from so101_driver.teleop import Teleop
 from so101_driver.teleop_leader import LeaderReader
 from so101_driver.teleop_parameters import PARAMETERS
@@ -46,14 +45,16 @@ _GIL_INTERVAL_S = 0.0005
 _RECONNECT_NS = 500_000_000
 _ENGAGE_TIMEOUT_S = 6.0
 """More than the core takes for an answer."""
+_STOP_TIMEOUT_S = 10.0
+"""Looking for a leader that answers badly takes seconds."""
 
 
 class TeleopNode(NodeBase):
     """A thread reads the leader and publishes; services pass their requests to it."""
 
     PARAMETERS = PARAMETERS
-    EXECUTOR_THREADS = 2
-    """teleop/engage, which waits for the safety layer; everything else."""
+    EXECUTOR_THREADS = 3
+    """teleop/engage, which waits for the safety layer; letting go meanwhile; everything else."""
 
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__(**node_arguments)
@@ -62,10 +63,9 @@ class TeleopNode(NodeBase):
         self._leader: LeaderReader | None = None
         self._lost = ""
         self._retry_ns = 0
-        self._thread: threading.Thread | None = None
-        self._stop = threading.Event()
-        self._requests: queue.SimpleQueue[tuple[bool, Future[Answer]]] = queue.SimpleQueue()
-        self._waiting: list[Future[Answer]] = []
+        self._loop: ControlLoop | None = None
+        self._next_tick = 0
+        self._requests = TeleopRequests(_ENGAGE_TIMEOUT_S)
         self._session = (0, 0)
         self._sequence = 0
         self._shown = ""
@@ -74,10 +74,7 @@ class TeleopNode(NodeBase):
         self._state = self.create_publisher(String, "teleop/state", latched())
         self._select = self.create_client(SelectSource, "safety/select_source")
         self.create_service(
-            SetBool,
-            "teleop/engage",
-            self._on_engage,
-            callback_group=MutuallyExclusiveCallbackGroup(),
+            SetBool, "teleop/engage", self._on_engage, callback_group=ReentrantCallbackGroup()
         )
 
     # Lifecycle.
@@ -95,23 +92,28 @@ class TeleopNode(NodeBase):
             )
         settings = TeleopSettings(p.source, p.align_rad, p.fade_rad_s, p.not_followed_s)
         self._core = Teleop(settings)
+        # A new core counts its sessions from the beginning.
+        self._session = (0, 0)
 
     def activate(self) -> None:
         """Open the leader's port and start to read it."""
         self._connect()
-        self._stop.clear()
-        self._thread = threading.Thread(target=self._run, name="leader loop", daemon=True)
-        self._thread.start()
+        self._inputs.forget()
+        self._requests.open()
+        self._next_tick = 0
+        self._loop = ControlLoop(1.0 / self.p.rate_hz, self._cycle, self._on_failure)
+        self._loop.start()
 
     def deactivate(self) -> None:
         """Stop sending and close the port."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join()
-            self._thread = None
+        loop, self._loop = self._loop, None
+        if loop is not None:
+            loop.stop(_STOP_TIMEOUT_S)
+        self._requests.close()
         if self._core is not None:
             # Whoever activates the node again has to engage again.
             self._core.disengage()
+            self._show(self._core)
         self._disconnect()
 
     def cleanup(self) -> None:
@@ -120,32 +122,12 @@ class TeleopNode(NodeBase):
 
     # The leader's thread.
 
-    def _run(self) -> None:
-        period_ns = round(1e9 / self.p.rate_hz)
-        due_ns = time.monotonic_ns()
-        try:
-            while not self._stop.is_set():
-                self._cycle()
-                due_ns += period_ns
-                late_ns = time.monotonic_ns() - due_ns
-                if late_ns > 0:
-                    skipped = late_ns // period_ns
-                    self.count("missed_cycles", skipped)
-                    due_ns += skipped * period_ns
-                else:
-                    self._stop.wait(-late_ns * 1e-9)
-        except Exception as error:
-            # A bug: the node ends instead of looking alive, and the follower holds.
-            self.get_logger().fatal(f"the loop failed: {type(error).__name__}: {error}")
-            self.finish(FAILED_STATUS)
-            raise
-        finally:
-            self._answer(Answer(False, "the teleop node is not active any more"))
-
-    def _cycle(self) -> None:
+    def _cycle(self, tick: int, _steady_ns: int) -> None:
         core = self._core
         if core is None:
             return
+        self.count("missed_cycles", tick - self._next_tick)
+        self._next_tick = tick + 1
         sample = self._read()
         self._take_requests(core)
         now_ns = time.monotonic_ns()
@@ -157,24 +139,23 @@ class TeleopNode(NodeBase):
         if step.answer is not None:
             if step.answer.code is not None:
                 self.count(step.answer.code.value)
-            self._answer(step.answer)
+            self._requests.answer(step.answer)
         self._show(core)
 
     def _take_requests(self, core: Teleop) -> None:
-        while not self._requests.empty():
-            engage, answer = self._requests.get()
-            if engage:
+        for request in self._requests.take():
+            if request.engage:
                 self.count("engage_requests")
                 core.engage(ClutchMode(self.p.clutch))
-                self._waiting.append(answer)
             else:
                 core.disengage()
-                answer.set_result(Answer(True, "disengaged: safety brakes and holds"))
+                request.answer.set_result(Answer(True, "disengaged: safety brakes and holds"))
 
-    def _answer(self, answer: Answer) -> None:
-        waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            future.set_result(answer)
+    def _on_failure(self, error: Exception) -> None:
+        """A bug: the node ends instead of looking alive, and the follower holds."""
+        self.get_logger().fatal(f"the loop failed: {type(error).__name__}: {error}")
+        self._requests.close()
+        self.finish(FAILED_STATUS)
 
     def _publish(self, step: Step, sample: LeaderSample) -> None:
         if step.session != self._session[0]:
@@ -270,14 +251,7 @@ class TeleopNode(NodeBase):
     # The executor's threads.
 
     def _on_engage(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
-        answer = Answer(False, "the teleop node is not active: activate it first")
-        if self._thread is not None and self._thread.is_alive():
-            future: Future[Answer] = Future()
-            self._requests.put((bool(request.data), future))
-            try:
-                answer = future.result(_ENGAGE_TIMEOUT_S)
-            except TimeoutError:
-                answer = Answer(False, "the leader's loop does not answer: see the node's log")
+        answer = self._requests.ask(bool(request.data))
         response.success, response.message = bool(answer.success), answer.sentence
         return response
 
