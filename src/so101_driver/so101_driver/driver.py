@@ -99,8 +99,11 @@ class DriverCore:
         now_ns: int,
         overload: Sequence[OverloadRegisters] = (OverloadRegisters(),) * len(SERVO_IDS),
         ratings: Sequence[Ratings] = (Ratings(),) * len(SERVO_IDS),
+        other_setting: str = "",
     ) -> StartAction:
         """Decide what to do with the arm as found; clears a fault.
+
+        An arm that is a fault as found is left as it is: not even its torque limits are changed.
 
         Args:
             states: In the order of SERVO_IDS.
@@ -108,6 +111,7 @@ class DriverCore:
             now_ns: Steady time.
             overload: Each servo's own protection against pressing.
             ratings: Its protection against heat and a wrong supply.
+            other_setting: What is set otherwise than it should be in an arm that stands.
         """
         self.fault = self._port_lost = None
         self._torque.start(states, full_limits, overload, ratings, now_ns)
@@ -119,17 +123,19 @@ class DriverCore:
             servo_id: state.acceleration for servo_id, state in zip(SERVO_IDS, states, strict=True)
         }
         enabled = self._torque.enabled
-        if not any(enabled):
-            return StartAction.GIVE_TORQUE
-        self._take_goal([state.goal_ticks for state in states])
-        if not all(enabled):
+        if any(enabled):
+            self._take_goal([state.goal_ticks for state in states])
+        if any(enabled) and not all(enabled):
             limp = [i for i, on in zip(SERVO_IDS, enabled, strict=True) if not on]
             self.set_fault(reasons.power_cycled(limp))
-            return StartAction.FAULT
-        if self._far_from_goal(states):
-            return StartAction.FAULT
-        self._torque.complete(now_ns)
-        return StartAction.ADOPT
+        elif other_setting:
+            self.set_fault(reasons.other_settings(other_setting))
+        elif not any(enabled):
+            return StartAction.GIVE_TORQUE
+        elif not self._far_from_goal(states):
+            self._torque.complete(now_ns)
+            return StartAction.ADOPT
+        return StartAction.FAULT
 
     def _far_from_goal(self, states: Sequence[ServoState]) -> bool:
         present = self._calibration.ticks_to_rad([state.present_ticks for state in states])
@@ -167,33 +173,42 @@ class DriverCore:
             self.counters["port_losses"] += 1
         self._port_lost = reason
 
-    def regain_port(self, states: Sequence[ServoState], now_ns: int) -> None:
+    def regain_port(
+        self, states: Sequence[ServoState], now_ns: int, problem: Reason | None = None
+    ) -> None:
         """Take the arm back through a port that was lost, as its servos are now.
 
-        An arm that stands as it was left goes on holding; anything else is a fault.
+        An arm that stands as it was left goes on holding; anything else is a fault, as is what the
+        servos' set-up was found to be (``problem``).
         """
         self._port_lost = None
         self._silence.start(now_ns)
         self._filter.start()
         self._unverified.clear()
         self._gate.demand_resync()
-        goals = [state.goal_ticks for state in states]
+        if problem is not None:
+            self.set_fault(problem)
         found = dict(zip(SERVO_IDS, states, strict=True))
-        self._note_fallen(found)
+        as_left = not self._note_fallen(found) and problem is None
         self._torque.take(found)
         if self.torque is TorquePhase.OFF:
+            self._note_strangers(found)
             return
+        goals = [state.goal_ticks for state in states]
         apart = np.abs(self._calibration.ticks_to_rad(goals) - self._goal_rad)
         worst = int(np.argmax(apart))
         # Written so that an unknown goal (NaN) counts as another one.
         if not apart[worst] <= _REGAINED_GOAL_RAD:
             self.set_fault(reasons.other_goal(JOINT_NAMES[worst], math.degrees(apart[worst])))
+            as_left = False
         self._take_goal(goals)
-        self._far_from_goal(states)
+        as_left = not self._far_from_goal(states) and as_left
         if self.torque is TorquePhase.FALLING:
             self.release(self._config.release_s, now_ns)
+        elif as_left:
+            self._torque.resume(now_ns)
         else:
-            self._torque.complete(now_ns)
+            self._torque.leave()
 
     # Commands.
 
@@ -311,16 +326,16 @@ class DriverCore:
         if self.fault is None or self.fault.code is not ReasonCode.POWER_CYCLED:
             self._unverified.difference_update(states)
         self._torque.take(states)
-        if self.torque is TorquePhase.OFF:
+        if self.torque is TorquePhase.OFF and not self._note_strangers(states):
             return self._torque.corrections(states)
         if now_ns is not None and self._goals_silent(now_ns):
             self._take_goals_as_read(states)
         return ()
 
-    def _note_fallen(self, states: Mapping[int, ServoState]) -> None:
-        """A servo without torque, or with the power-on acceleration, has lost its supply."""
+    def _note_fallen(self, states: Mapping[int, ServoState]) -> bool:
+        """Whether servos have lost their supply: no torque, or the power-on acceleration."""
         if self.torque is TorquePhase.OFF:
-            return
+            return False
         fallen = [
             servo_id
             for servo_id, state in states.items()
@@ -328,9 +343,20 @@ class DriverCore:
             or self._accelerations.get(servo_id, state.acceleration) != state.acceleration
         ]
         if fallen:
-            known = self.fault is not None and self.fault.code is ReasonCode.POWER_CYCLED
-            self.counters["power_cycled"] += not known
+            known = self.fault
             self.set_fault(reasons.power_cycled(fallen))
+            self.counters["power_cycled"] += self.fault is not known
+        return bool(fallen)
+
+    def _note_strangers(self, states: Mapping[int, ServoState]) -> bool:
+        """Whether somebody else has switched servos of a limp arm on: they hold something up."""
+        strangers = self._torque.strangers(states)
+        if strangers:
+            self._torque.leave()
+            self.set_fault(reasons.switched_on(strangers))
+            if len(states) == len(SERVO_IDS):
+                self._take_goal([states[servo_id].goal_ticks for servo_id in SERVO_IDS])
+        return bool(strangers)
 
     def _take_goals_as_read(self, states: Mapping[int, ServoState]) -> None:
         known = self._goal_ticks

@@ -129,6 +129,16 @@ def far_from_goal(joint_name: str, degrees: float) -> Reason:
     )
 
 
+def switched_on(servo_ids: Sequence[int]) -> Reason:
+    """Servos of an arm that was let go have torque again."""
+    has = "has" if len(servo_ids) == 1 else "have"
+    return Reason(
+        ReasonCode.AT_START,
+        f"{_names(servo_ids)} {has} torque although the arm was let go, so it is left as it is: "
+        "call driver/set_torque to take it over, or support it and call driver/release",
+    )
+
+
 def other_settings(difference: str) -> Reason:
     """A standing arm has other gains; changing them would let it sag or jerk."""
     return Reason(

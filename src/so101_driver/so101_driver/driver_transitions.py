@@ -52,6 +52,13 @@ DRIVER_TRANSITIONS = (
         "is left as it is",
     ),
     DriverTransition(
+        (HOLDING,),
+        FAULT,
+        (Code.AT_START,),
+        "servos of an arm that was let go have torque again: somebody else has switched them on",
+        "is left as it is",
+    ),
+    DriverTransition(
         (FAULT, HOLDING),
         FAULT,
         (Code.SETUP_FAILED,),

@@ -9,7 +9,7 @@ from so101_driver import arm_setup
 from so101_driver.bus import ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
-from so101_driver.driver_reasons import Reason, ReasonCode, other_settings, port_lost
+from so101_driver.driver_reasons import Reason, ReasonCode, port_lost
 from so101_driver.driver_types import StartAction
 from so101_driver.errors import UserError
 from so101_driver.joints import SERVO_IDS
@@ -67,11 +67,9 @@ class Takeover:
                 self._clock_ns(),
                 [servo.overload for servo in ratings],
                 [servo.health for servo in ratings],
+                # Other gains would let a standing arm sag or jerk, and so would changing them.
+                other_setting=str(missing[0]) if missing and standing else "",
             )
-            if missing and standing:
-                # Other gains would let a standing arm sag or jerk.
-                self._core.set_fault(other_settings(str(missing[0])))
-                return StartAction.FAULT
         if action is StartAction.GIVE_TORQUE:
             goals = arm_setup.give_torque(bus, self._calibration)
             with self._lock:
@@ -97,15 +95,14 @@ class Takeover:
         if silent:
             self._wait(f"the port {bus.port} is back, but {', '.join(silent)} is not: check cables")
             return False
+        problem = None
         try:
             self._check()
-            states = arm_setup.read_states(bus)
         except UserError as error:
-            with self._lock:
-                self._core.set_fault(Reason(ReasonCode.SETUP_FAILED, str(error).rstrip(".")))
-            states = arm_setup.read_states(bus)
+            problem = Reason(ReasonCode.SETUP_FAILED, str(error).rstrip("."))
+        states = arm_setup.read_states(bus)
         with self._lock:
-            self._core.regain_port(states, self._clock_ns())
+            self._core.regain_port(states, self._clock_ns(), problem)
         return True
 
     def _check(self) -> None:

@@ -40,6 +40,8 @@ class TorqueKeeper:
         self._guard = OverloadGuard(config.guard, counters)
         self._full_limits = (0,) * len(SERVO_IDS)
         self._ramp: TorqueRamp | None = None
+        self._taken_over = False
+        self._switching_off: set[int] = set()
 
     def start(
         self,
@@ -49,13 +51,16 @@ class TorqueKeeper:
         ratings: Sequence[Ratings],
         now_ns: int,
     ) -> None:
-        """Begin with servos as found."""
+        """Begin with servos as found; their limits stay so until ``given`` or ``complete``."""
         self._ramp = None
+        self._taken_over = False
         self._full_limits = tuple(full_limits)
         self._guard.start(self._full_limits, overload, now_ns)
         self.health.start(ratings)
         self.take(dict(zip(SERVO_IDS, states, strict=True)))
         self.phase = TorquePhase.ON if any(self.enabled) else TorquePhase.OFF
+        # Switching on may fail half way.
+        self._switching_off = set(SERVO_IDS)
 
     def take(self, states: Mapping[int, ServoState]) -> None:
         """Take what servos do as it was read from them."""
@@ -84,12 +89,26 @@ class TorqueKeeper:
         self.enabled = [True] * len(SERVO_IDS)
         self.limits = (0,) * len(SERVO_IDS)
         self.phase = TorquePhase.RISING
+        self._taken_over = True
+        self._switching_off.clear()
         self._begin_ramp(self._full_limits, self._config.torque_ramp_s, now_ns)
 
     def complete(self, now_ns: int) -> None:
-        """Bring limits that were left in the middle of a ramp, or by another program, to full."""
+        """Take over limits as found, perhaps in the middle of a ramp: they rise to full."""
+        self._taken_over = True
         if self.limits != self._full_limits:
             self._begin_ramp(self._full_limits, self._config.torque_ramp_s, now_ns)
+
+    def resume(self, now_ns: int) -> None:
+        """Go on with an arm that was out of reach, and is as it was left."""
+        if self._taken_over:
+            self.complete(now_ns)
+
+    def leave(self) -> None:
+        """Leave limits as they are: the arm is not as it should be, and perhaps another one."""
+        self.phase = TorquePhase.ON
+        self._ramp = None
+        self._taken_over = False
 
     def release(self, duration_s: float, now_ns: int) -> None:
         """Begin to let the arm down."""
@@ -102,29 +121,31 @@ class TorqueKeeper:
 
     def tick(self, now_ns: int) -> tuple[Write, ...]:
         """Advance the limits; call it once per cycle."""
-        ramp = self._ramp
-        if ramp is None:
-            return self._spare_servos(now_ns) if self.phase is TorquePhase.ON else ()
-        self.limits = ramp.limits(now_ns)
+        allowed = self._guard.limits(now_ns, self.health.torque_shares())
+        if self._ramp is not None:
+            return self._advance(self._ramp, allowed, now_ns)
+        if self.phase is not TorquePhase.ON or not self._taken_over:
+            return ()
+        changed = {
+            servo_id: limit
+            for servo_id, limit, held in zip(SERVO_IDS, allowed, self.limits, strict=True)
+            if limit != held
+        }
+        self.limits = allowed
+        return (Write(reg.TORQUE_LIMIT, changed),) if changed else ()
+
+    def _advance(self, ramp: TorqueRamp, allowed: Sequence[int], now_ns: int) -> tuple[Write, ...]:
+        self.limits = tuple(map(min, ramp.limits(now_ns), allowed))
         writes = [Write(reg.TORQUE_LIMIT, dict(zip(SERVO_IDS, self.limits, strict=True)))]
         if ramp.finished(now_ns):
             self._ramp = None
             if self.phase is TorquePhase.FALLING:
                 self.phase = TorquePhase.OFF
+                self._switching_off = set(SERVO_IDS)
                 writes.append(Write(reg.TORQUE_ENABLE, dict.fromkeys(SERVO_IDS, 0)))
             else:
                 self.phase = TorquePhase.ON
         return tuple(writes)
-
-    def _spare_servos(self, now_ns: int) -> tuple[Write, ...]:
-        limits = self._guard.limits(now_ns, self.health.torque_shares())
-        changed = {
-            servo_id: limit
-            for servo_id, limit, held in zip(SERVO_IDS, limits, self.limits, strict=True)
-            if limit != held
-        }
-        self.limits = limits
-        return (Write(reg.TORQUE_LIMIT, changed),) if changed else ()
 
     # Readings.
 
@@ -149,10 +170,16 @@ class TorqueKeeper:
                 present = reading.value(reg.PRESENT_POSITION, address)
                 self._guard.observe(joint, duty, present, goals[joint], now_ns)
 
+    def strangers(self, states: Mapping[int, ServoState]) -> list[int]:
+        """Return the servos of a limp arm that somebody else has switched on."""
+        on = {servo_id for servo_id, state in states.items() if state.torque_enabled}
+        return sorted(on - self._switching_off)
+
     def corrections(self, states: Mapping[int, ServoState]) -> tuple[Write, ...]:
         """Return what makes limp servos what they should be."""
         # Switching off is not acknowledged on the bus, so it is repeated until it is seen.
         still_on = [servo_id for servo_id, state in states.items() if state.torque_enabled]
+        self._switching_off.difference_update(states.keys() - set(still_on))
         if still_on:
             return (Write(reg.TORQUE_ENABLE, dict.fromkeys(still_on, 0)),)
         # Leave a limp arm with its normal limits, for the next program that switches it on.

@@ -7,7 +7,7 @@ import pytest
 from so101_driver.arm_driver import phase_step_ns
 from so101_driver.calibration import Calibration
 from so101_driver.driver import DriverCore
-from so101_driver.driver_reasons import Reason, ReasonCode
+from so101_driver.driver_reasons import Reason, ReasonCode, port_lost
 from so101_driver.driver_types import (
     Command,
     DriverConfig,
@@ -185,6 +185,38 @@ def test_one_limp_servo_among_standing_ones_is_a_fault():
     assert bench.core.start(states(enabled=enabled), FULL, bench.now_ns) is StartAction.FAULT
     assert "servo 3 (elbow_flex)" in bench.snapshot().reason.sentence
     assert bench.snapshot().torque_enabled == tuple(enabled)
+
+
+def pass_time(bench, seconds):
+    """Cycles without commands; returns what they write."""
+    writes = []
+    for _ in range(round(seconds * 100)):
+        bench.wait(0.01)
+        bench.core.observe(readings(bench.now_ns), bench.now_ns)
+        writes += bench.core.tick(bench.now_ns)
+    return writes
+
+
+LOW = (200,) * 6
+"""Torque limits as a driver leaves them that is killed while it lets the arm down."""
+
+
+@pytest.mark.parametrize(
+    ("found", "keys"),
+    [
+        (states(present=HOME + 200, limits=LOW), {}),
+        (states(enabled=[True] * 5 + [False], limits=LOW), {}),
+        (states(limits=LOW), {"other_setting": "servo 3 has p_gain 32 instead of 16"}),
+    ],
+    ids=["far from its goals", "partly limp", "other settings"],
+)
+def test_an_arm_that_is_left_as_it_is_keeps_its_torque_limits_too(found, keys):
+    """A sagging arm would snap back to its goals, into the hands that support it."""
+    bench = Bench(adopt=False)
+    assert bench.core.start(found, FULL, bench.now_ns, **keys) is StartAction.FAULT
+    assert pass_time(bench, 2.0) == []
+    writes = release(bench)
+    assert max(max(write.values.values()) for write in writes) <= 200
 
 
 def test_starting_anew_clears_a_fault(bench):
@@ -602,6 +634,71 @@ def test_switching_off_is_repeated_until_seen_and_limits_are_restored_only_then(
     assert bench.core.limp()
     restored = states(enabled=False)
     assert bench.core.check_states(dict(zip(SERVO_IDS, restored, strict=True))) == ()
+
+
+def all_off(bench):
+    """Let the arm go, and see it limp."""
+    release(bench)
+    bench.core.check_states(dict(zip(SERVO_IDS, states(enabled=False), strict=True)))
+    assert bench.core.limp()
+
+
+@pytest.mark.parametrize("on", [SERVO_IDS, (2, 3)])
+@pytest.mark.parametrize("regained", [False, True])
+def test_an_arm_that_somebody_else_has_switched_on_is_not_dropped(bench, on, regained):
+    """It was let go and its cable moved to another program, which stood it up again."""
+    all_off(bench)
+    standing = states(enabled=[i in on for i in SERVO_IDS], goal=HOME + 300, present=HOME + 300)
+    if regained:
+        bench.core.lose_port(port_lost("gone"))
+        bench.core.regain_port(standing, bench.now_ns)
+    for _ in range(3):
+        assert bench.core.check_states(dict(zip(SERVO_IDS, standing, strict=True))) == ()
+        assert pass_time(bench, 0.1) == []
+    assert bench.snapshot().reason.code is ReasonCode.AT_START
+    assert "servo 2 (shoulder_lift)" in bench.snapshot().reason.sentence
+    assert bench.send(bench.goal_rad) is Refusal.FAULT
+    assert release(bench)[-1].register is reg.TORQUE_ENABLE
+
+
+def test_servos_left_on_by_a_switching_on_that_failed_are_switched_off(bench):
+    all_off(bench)
+    assert bench.core.start(states(enabled=False), FULL, bench.now_ns) is StartAction.GIVE_TORQUE
+    bench.core.set_fault(Reason(ReasonCode.SETUP_FAILED, "test"))
+    half = states(enabled=[True] * 3 + [False] * 3, limits=(0,) * 6)
+    (write,) = bench.core.check_states(dict(zip(SERVO_IDS, half, strict=True)))
+    assert (write.register, write.values) == (reg.TORQUE_ENABLE, {1: 0, 2: 0, 3: 0})
+
+
+# A port that was lost.
+
+
+@pytest.mark.parametrize(
+    ("found", "problem"),
+    [
+        (states(goal=HOME + 300, present=HOME + 300, limits=LOW), None),
+        (states(present=HOME + 200, limits=LOW), None),
+        (states(limits=LOW), Reason(ReasonCode.SETUP_FAILED, "another calibration")),
+    ],
+    ids=["other goals", "far from its goals", "another arm"],
+)
+def test_an_arm_that_is_not_as_it_was_left_keeps_its_torque_limits(bench, found, problem):
+    bench.core.lose_port(port_lost("gone"))
+    bench.core.regain_port(found, bench.now_ns, problem)
+    assert bench.snapshot().state is DriverState.FAULT
+    assert pass_time(bench, 2.0) == []
+
+
+def test_torque_rises_again_no_further_than_a_hot_servo_is_allowed(bench):
+    follow(bench, 2.0, temperature=66)
+    held = bench.snapshot().torque_limit
+    assert held[0] == pytest.approx(0.6)
+    bench.core.lose_port(port_lost("gone"))
+    bench.core.regain_port(states(limits=LOW), bench.now_ns)
+    assert bench.snapshot().state is DriverState.HOLDING
+    writes = pass_time(bench, 1.0)
+    assert max(write.values[1] for write in writes) == 600
+    assert bench.snapshot().torque_limit == pytest.approx(held)
 
 
 @pytest.mark.parametrize("phase_ns", range(0, PERIOD_NS, 1_300_000))
