@@ -40,7 +40,7 @@ class LeaderReader:
         follower: The follower's calibration, to tell a swapped pair of ports.
 
     Attributes:
-        jumps: Readings that were rejected for that.
+        jumps: Readings with an impossible position.
         incomplete: Readings in which a servo was missing.
         errors: Error bits of the newest reply of each servo, by id.
 
