@@ -10,8 +10,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from so101_driver import registers as reg
-from so101_driver.bus import ServoBus
-from so101_driver.calibration import Calibration
+from so101_driver.bus import BusError, ServoBus
+from so101_driver.calibration import Calibration, JointCalibration
 from so101_driver.errors import UserError
 from so101_driver.joints import GRIPPER, JOINT_NAMES, SERVO_IDS
 from so101_driver.overload_guard import OverloadRegisters
@@ -40,6 +40,10 @@ GRIPPER_SETTINGS: tuple[tuple[Register, int], ...] = (
 _PHASE_ANGLE_FEEDBACK = 0x10
 """Bit of PHASE that makes positions count on over several turns; must be off."""
 
+_BEYOND_RANGE_DEG = 10.0
+"""How far a limp joint may rest outside its range, as ``recoverable_violation`` of the limits."""
+_STILL_DEG = 12.0
+"""How far it may turn between two looks at it: a hand may be at the arm, a wrong reply is off."""
 
 _EEPROM_ADDRESS = reg.ID.address
 _EEPROM_SIZE = reg.VELOCITY_I_GAIN.address + reg.VELOCITY_I_GAIN.size - _EEPROM_ADDRESS
@@ -238,22 +242,71 @@ def read_ratings(bus: ServoBus) -> tuple[ServoRatings, ...]:
     return tuple(found)
 
 
-def give_torque(bus: ServoBus, calibration: Calibration) -> tuple[int, ...]:
+def give_torque(
+    bus: ServoBus, calibration: Calibration, states: Sequence[ServoState]
+) -> tuple[int, ...]:
     """Switch a limp arm on where it is, with torque limit 0; returns the goals in ticks.
 
     The order matters: writing a goal switches the torque of an STS3215 on by itself, and whatever
-    goal stands in it then becomes the target.
+    goal stands in it then becomes the target. What fails half way is switched off again.
+
+    Args:
+        bus: Open bus.
+        calibration: The one in the servos.
+        states: As just read, in the order of SERVO_IDS.
+
+    Raises:
+        UserError: A joint is so far outside its range that it would turn back, or moves.
+        BusError: A servo failed.
     """
-    for servo_id in SERVO_IDS:
-        bus.write(servo_id, reg.TORQUE_LIMIT, 0)
-    goals = []
-    for servo_id, name in zip(SERVO_IDS, JOINT_NAMES, strict=True):
-        joint = calibration.joints[name]
-        present = bus.read(servo_id, reg.PRESENT_POSITION)
-        # The servo clamps goals to its range; an arm may rest a little beyond it.
-        goal = min(max(present, joint.range_min), joint.range_max)
-        bus.write(servo_id, reg.GOAL_POSITION, goal)
-        goals.append(goal)
-    for servo_id in SERVO_IDS:
-        bus.write(servo_id, reg.TORQUE_ENABLE, 1)
+    goals = [
+        _nearest_goal(servo_id, calibration.joints[name], state.present_ticks)
+        for servo_id, name, state in zip(SERVO_IDS, JOINT_NAMES, states, strict=True)
+    ]
+    try:
+        for servo_id in SERVO_IDS:
+            bus.write(servo_id, reg.TORQUE_LIMIT, 0)
+        for index, servo_id in enumerate(SERVO_IDS):
+            present = bus.read(servo_id, reg.PRESENT_POSITION)
+            moved_deg = _degrees(present - states[index].present_ticks)
+            if abs(moved_deg) > _STILL_DEG:
+                raise UserError(
+                    f"{servo_name(servo_id)} moved by {moved_deg:.0f}° while it was to be switched "
+                    "on: hold the arm still and ask again."
+                )
+            goals[index] = _nearest_goal(servo_id, calibration.joints[JOINT_NAMES[index]], present)
+            bus.write(servo_id, reg.GOAL_POSITION, goals[index])
+        for servo_id in SERVO_IDS:
+            bus.write(servo_id, reg.TORQUE_ENABLE, 1)
+    except (BusError, UserError):
+        _let_go(bus, states)
+        raise
     return tuple(goals)
+
+
+def _nearest_goal(servo_id: int, joint: JointCalibration, present: int) -> int:
+    """Return the position itself, or the end of the range that it rests a little beyond.
+
+    A servo clamps goals to its range.
+    """
+    goal = min(max(present, joint.range_min), joint.range_max)
+    beyond_deg = abs(_degrees(present - goal))
+    if beyond_deg > _BEYOND_RANGE_DEG:
+        raise UserError(
+            f"{servo_name(servo_id)} stands {beyond_deg:.0f}° outside its calibrated range and "
+            "would turn back there when it is switched on: move it back by hand, or calibrate the "
+            "arm again."
+        )
+    return goal
+
+
+def _let_go(bus: ServoBus, states: Sequence[ServoState]) -> None:
+    """Leave servos that were switched on with limit 0 as they were found, where they answer."""
+    for servo_id, state in zip(SERVO_IDS, states, strict=True):
+        with contextlib.suppress(BusError):
+            bus.write(servo_id, reg.TORQUE_ENABLE, 0)
+            bus.write(servo_id, reg.TORQUE_LIMIT, state.torque_limit)
+
+
+def _degrees(ticks: int) -> float:
+    return ticks * 360.0 / reg.TICKS_PER_TURN

@@ -71,7 +71,7 @@ class Takeover:
                 other_setting=str(missing[0]) if missing and standing else "",
             )
         if action is StartAction.GIVE_TORQUE:
-            goals = arm_setup.give_torque(bus, self._calibration)
+            goals = arm_setup.give_torque(bus, self._calibration, states)
             with self._lock:
                 self._core.torque_given(goals, self._clock_ns())
         return action

@@ -1,7 +1,9 @@
 """Setting up may not move the arm, wear its EEPROM out, or accept another arm's numbers."""
 
+import math
+
 import pytest
-from so101_driver.bus import ServoBus
+from so101_driver.bus import BusError, ServoBus
 from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import SERVO_IDS, data_path
@@ -135,7 +137,7 @@ def test_giving_torque_moves_nothing_even_with_a_stale_goal(bus, calibrated_serv
     before = {i: calibrated_servos.servos[i].position_rad for i in SERVO_IDS}
     for servo_id in SERVO_IDS:
         calibrated_servos.servos[servo_id].memory.put(reg.GOAL_POSITION, 2900)
-    goals = arm_setup.give_torque(bus, CALIBRATION)
+    goals = arm_setup.give_torque(bus, CALIBRATION, arm_setup.read_states(bus))
     for servo_id, goal in zip(SERVO_IDS, goals, strict=True):
         servo = calibrated_servos.servos[servo_id]
         assert servo.position_rad == before[servo_id]
@@ -143,6 +145,60 @@ def test_giving_torque_moves_nothing_even_with_a_stale_goal(bus, calibrated_serv
         assert servo.memory.value(reg.TORQUE_LIMIT) == 0
         assert servo.goal_ticks == goal
         assert abs(goal - servo.present_ticks()) <= 1
+
+
+def turn(servos, servo_id, ticks):
+    """Turn a joint by hand."""
+    servo = servos.servos[servo_id]
+    servo.position_rad += ticks * 2 * math.pi / reg.TICKS_PER_TURN
+
+
+def torques(servos):
+    return [
+        (memory(servos, servo_id, reg.TORQUE_ENABLE), memory(servos, servo_id, reg.TORQUE_LIMIT))
+        for servo_id in SERVO_IDS
+    ]
+
+
+def test_a_joint_a_little_beyond_its_range_is_switched_on_at_its_end(bus, calibrated_servos):
+    end = CALIBRATION.joints["elbow_flex"].range_max
+    turn(calibrated_servos, 3, end + 100 - calibrated_servos.servos[3].present_ticks())
+    assert arm_setup.give_torque(bus, CALIBRATION, arm_setup.read_states(bus))[2] == end
+
+
+def test_a_joint_far_outside_its_range_is_not_switched_on(bus, calibrated_servos):
+    """Its goal would be the range's end: it would turn there as its torque rises."""
+    end = CALIBRATION.joints["elbow_flex"].range_max
+    turn(calibrated_servos, 3, end + 150 - calibrated_servos.servos[3].present_ticks())
+    before = torques(calibrated_servos)
+    with pytest.raises(UserError, match=r"elbow_flex\) stands 13° outside its calibrated range"):
+        arm_setup.give_torque(bus, CALIBRATION, arm_setup.read_states(bus))
+    assert torques(calibrated_servos) == before
+
+
+def test_a_joint_that_moves_meanwhile_is_not_switched_on_and_the_others_are_let_go(
+    bus, calibrated_servos
+):
+    found = arm_setup.read_states(bus)
+    before = torques(calibrated_servos)
+    turn(calibrated_servos, 4, 300)
+    with pytest.raises(UserError, match=r"wrist_flex\) moved by 26°"):
+        arm_setup.give_torque(bus, CALIBRATION, found)
+    assert torques(calibrated_servos) == before
+
+
+def test_servos_are_let_go_when_one_fails_while_being_switched_on(bus, calibrated_servos):
+    before = torques(calibrated_servos)
+    found = arm_setup.read_states(bus)
+    write, servo = calibrated_servos.servos[5].write, calibrated_servos.servos[5]
+
+    def ignore_goals(address, data, now_s):
+        return address == reg.GOAL_POSITION.address or write(address, data, now_s)
+
+    servo.write = ignore_goals
+    with pytest.raises(BusError, match="servo 5 keeps"):
+        arm_setup.give_torque(bus, CALIBRATION, found)
+    assert torques(calibrated_servos) == before
 
 
 def test_states_are_read_in_one_block(bus, calibrated_servos):
