@@ -93,6 +93,36 @@ def test_a_real_arm_starts_in_shadow_mode_and_unarmed() -> None:
     assert (a.port, a.calibration) == ("/dev/ttyACM0", "/arm.json")
 
 
+@pytest.fixture
+def lerobot(tmp_path: Path, monkeypatch):
+    """Puts calibrations where LeRobot keeps those of followers."""
+    monkeypatch.setenv("HF_LEROBOT_CALIBRATION", str(tmp_path))
+    folder = tmp_path / "robots" / "so_follower"
+    folder.mkdir(parents=True)
+
+    def put(name: str) -> str:
+        (folder / f"{name}.json").write_text("{}")
+        return str(folder / f"{name}.json")
+
+    return put
+
+
+def test_a_real_arm_takes_the_calibration_that_lerobot_has(lerobot) -> None:
+    kitchen = lerobot("kitchen")
+    assert resolve({"sim": "false"}).calibration == kitchen
+    assert resolve({"sim": "false", "calibration": "/my.json"}).calibration == "/my.json"
+    assert resolve({}).calibration == str(data_path("sim_calibration.json"))
+    garage = lerobot("garage")
+    assert resolve({"sim": "false", "robot_id": "garage"}).calibration == garage
+    with pytest.raises(UserError, match=r"several .* robot_id"):
+        resolve({"sim": "false"})
+
+
+def test_a_real_arm_without_any_calibration_is_refused(lerobot) -> None:
+    with pytest.raises(UserError, match=r"calibrate the arm .* give the file as calibration"):
+        resolve({"sim": "false"})
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -109,7 +139,11 @@ def test_a_real_arm_starts_in_shadow_mode_and_unarmed() -> None:
         ({"face_topic": ""}, "'face_topic' is empty"),
         ({"estop_topic": ""}, "'estop_topic' is empty"),
         ({"port": "/dev/ttyACM0"}, "add sim:=false"),
-        ({"sim": "false"}, "'calibration' is missing"),
+        ({"robot_id": "kitchen"}, "'robot_id' is 'kitchen' but the arm is simulated"),
+        (
+            {"sim": "false", "robot_id": "kitchen", "calibration": "/a"},
+            "'robot_id' is 'kitchen' but a calibration is given too",
+        ),
         ({"sim": "false", "calibration": "/a", "arm": "auto"}, "cannot be auto with sim:=false"),
         ({"sim": "false", "calibration": "/a", "use_sim_time": "true"}, "'use_sim_time' cannot"),
         ({"teleop": "true"}, "needs leader_port and leader_calibration"),

@@ -25,12 +25,15 @@ def test_show_args_tells_every_argument(capsys) -> None:
     ("command", "sentence"),
     [
         (["up", "bakend:=hold"], "there is no argument 'bakend' (did you mean 'backend'?)"),
-        (["up", "sim:=false"], "argument 'calibration' is missing"),
+        (["up", "sim:=false"], "there is no calibration in "),
         (["up", "checkpoint:=/no/such"], "argument 'checkpoint': /no/such cannot be read"),
         (["run", "so101_driver", "no_node"], "executable 'no_node' of package 'so101_driver'"),
     ],
 )
-def test_what_is_wrong_is_one_line_and_status_1(command, sentence: str, capsys) -> None:
+def test_what_is_wrong_is_one_line_and_status_1(
+    command, sentence: str, capsys, monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setenv("HF_LEROBOT_CALIBRATION", str(tmp_path))
     assert main(command) == 1
     error = capsys.readouterr().err
     assert error.startswith(f"wallx: {sentence}")

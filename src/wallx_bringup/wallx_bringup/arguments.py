@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from so101_driver.calibration_choice import choose_calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import data_path
 
@@ -117,8 +118,15 @@ ARGUMENTS: tuple[Argument, ...] = (
         "calibration",
         "",
         "",
-        "LeRobot calibration file (JSON) of the arm; empty takes the simulated arm's own.",
+        "LeRobot calibration file (JSON) of the arm; empty takes the simulated arm's own, or with "
+        "sim:=false the only one that LeRobot has of a follower.",
         is_path=True,
+    ),
+    Argument(
+        "robot_id",
+        "",
+        "",
+        "LeRobot's id of the arm, to choose among its calibrations instead of giving a file.",
     ),
     Argument(
         "checkpoint",
@@ -281,6 +289,7 @@ class Arguments:
     sim: bool
     port: str
     calibration: str
+    robot_id: str
     checkpoint: str
     device: str
     backend: str
@@ -332,9 +341,10 @@ def resolve(given: Mapping[str, str]) -> Arguments:
         values.setdefault(argument.name, argument.sim if sim else argument.real)
     arguments = Arguments(**values, given=frozenset(given))  # type: ignore[arg-type]
     _check(arguments)
+    simulated = str(data_path("sim_calibration.json")) if sim else ""
     return replace(
         arguments,
-        calibration=arguments.calibration or str(data_path("sim_calibration.json")),
+        calibration=choose_calibration(arguments.calibration or simulated, arguments.robot_id),
         limits_file=arguments.limits_file or str(data_path("so101_limits.yaml")),
         geometry=arguments.geometry or str(data_path("so101_geometry.yaml")),
     )
@@ -355,11 +365,9 @@ def _check(a: Arguments) -> None:
         raise UserError(
             f"argument 'port' is '{a.port}' but the arm is simulated: add sim:=false to open it."
         )
-    if not a.sim and not a.calibration:
-        raise UserError(
-            "argument 'calibration' is missing: give the arm's LeRobot calibration file, e.g. "
-            "calibration:=~/.cache/huggingface/lerobot/calibration/robots/so_follower/my_arm.json"
-        )
+    if a.robot_id and (a.sim or a.calibration):
+        why = "the arm is simulated" if a.sim else "a calibration is given too"
+        raise UserError(f"argument 'robot_id' is '{a.robot_id}' but {why}: leave one of them out.")
     if not a.estop_topic:
         raise UserError("argument 'estop_topic' is empty: give a topic name, e.g. estop.")
     for name in ("face_topic", "wrist_topic"):

@@ -127,7 +127,9 @@ def _up(options: argparse.Namespace) -> int:
 
 
 def _describe(arguments: Arguments, graph: RunningGraph) -> str:
-    arm = "simulated arm" if arguments.sim else f"arm on {arguments.port}"
+    arm = "simulated arm"
+    if not arguments.sim:
+        arm = f"arm on {arguments.port}, calibration {arguments.calibration}"
     return (
         f"{arm}, backend {arguments.backend}, mode {arguments.mode}, arm:={arguments.arm}, "
         f"ROS domain {graph.domain_id}; logs in {graph.log_dir}; Ctrl-C parks the arm and ends."
