@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from so101_driver.camera_source import CameraSource, Picture, SourceError
+from so101_driver.camera_source import CameraSource, Description, Picture, SourceError
 from so101_driver.camera_stamps import Arrival, StampMapper
 
 
@@ -28,6 +28,8 @@ class StampedPicture:
 
 class CameraCapture:
     """One thread reads the source, another one delivers the newest picture.
+
+    Whoever listens was promised the size that the source has now, so no other one is delivered.
 
     Args:
         source: Already open.
@@ -62,6 +64,8 @@ class CameraCapture:
         self._on_change = on_change
         self._on_crash = on_crash
         self._reconnect_s = reconnect_s
+        given = source.describe()
+        self._size = given.width, given.height
         self._newest: StampedPicture | None = None
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -113,11 +117,7 @@ class CameraCapture:
                     return
             try:
                 picture = self._source.read()
-                if (picture.width, picture.height) != (given.width, given.height):
-                    raise SourceError(
-                        f"camera {given.name} has changed from {given.width}x{given.height} to "
-                        f"{picture.width}x{picture.height}."
-                    )
+                self._check_size(picture)
             except SourceError as error:
                 self.problem = str(error)
                 self._source.close()
@@ -141,7 +141,9 @@ class CameraCapture:
         while not self._stop.wait(self._reconnect_s):
             try:
                 self._source.open()
+                self._check_size(self._source.describe())
             except SourceError as error:
+                self._source.close()
                 # Why it is lost now may be another reason than at first, e.g. a wrong size.
                 self.problem = str(error)
             else:
@@ -150,6 +152,13 @@ class CameraCapture:
                 self.problem = ""
                 self._on_change("")
                 return
+
+    def _check_size(self, given: Picture | Description) -> None:
+        if (given.width, given.height) != self._size:
+            raise SourceError(
+                f"camera {self._source.describe().name} has changed from "
+                f"{self._size[0]}x{self._size[1]} to {given.width}x{given.height}."
+            )
 
     def _hand_over(self) -> None:
         while True:

@@ -22,7 +22,7 @@ class FakeSource:
         self.live = live
         self.unusable = 0
         self.rate_hz = rate_hz
-        self.size = (6, 4)
+        self.size = self.offers = (6, 4)
         self.plugged = True
         self.refuses = ""
         self.stamps = False
@@ -52,7 +52,7 @@ class FakeSource:
         return Picture(*self.size, bgr=PICTURE, device_ns=device_ns)
 
     def describe(self) -> Description:
-        return Description(SourceKind.DEVICE, "fake", 6, 4, self.rate_hz, "MJPG")
+        return Description(SourceKind.DEVICE, "fake", *self.offers, self.rate_hz, "MJPG")
 
     def close(self) -> None:
         self.threads.add(threading.get_ident())
@@ -188,6 +188,24 @@ def test_a_size_that_changes_while_it_runs_is_never_published(started) -> None:
     source.size = (6, 4)
     source.step(2)
     until(lambda: len(listener.pictures) >= 2)
+    assert {picture.picture.width for picture in listener.pictures} == {6}
+
+
+def test_what_comes_back_with_another_size_stays_out_until_it_has_the_old_one(started) -> None:
+    """A file is taken as it is, but who listens was promised the size of the first one."""
+    source = FakeSource()
+    capture, listener = started(source)
+    source.plugged = False
+    source.step()
+    until(lambda: bool(capture.problem))
+    source.plugged, source.size, source.offers = True, (3, 2), (3, 2)
+    until(lambda: capture.problem == "camera fake has changed from 6x4 to 3x2.")
+    assert source.closed
+    source.size = source.offers = (6, 4)
+    until(lambda: not capture.problem)
+    source.step()
+    until(lambda: bool(listener.pictures))
+    assert listener.changes == ["camera fake sends nothing.", ""]
     assert {picture.picture.width for picture in listener.pictures} == {6}
 
 
