@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from so101_driver.errors import UserError
+from so101_driver.yaml_fields import number, read_yaml
 
 _MODELS = {"plumb_bob": 5, "rational_polynomial": 8, "equidistant": 4}
 """Coefficients of each distortion model, as sensor_msgs names them."""
@@ -51,12 +49,7 @@ def load_intrinsics(path: str | Path, width: int, height: int) -> Intrinsics:
         UserError: The file is missing, is no camera calibration, or belongs to another size.
     """
     name = f"the camera calibration {path}"
-    try:
-        content = yaml.safe_load(Path(path).expanduser().read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {name}: {error.strerror}.") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{name} is no YAML file: {' '.join(str(error).split())}.") from error
+    content = read_yaml(path, "camera calibration", "face_view.yaml")
     if not isinstance(content, dict):
         raise UserError(f"{name} is empty: give the file that camera_calibration wrote.")
     size = content.get("image_width"), content.get("image_height")
@@ -66,7 +59,7 @@ def load_intrinsics(path: str | Path, width: int, height: int) -> Intrinsics:
             "camera at this size."
         )
     model = content.get("distortion_model")
-    if model not in _MODELS:
+    if not isinstance(model, str) or model not in _MODELS:
         raise UserError(
             f"{name}: distortion_model must be one of {', '.join(_MODELS)}, not {model!r}."
         )
@@ -91,9 +84,6 @@ def load_intrinsics(path: str | Path, width: int, height: int) -> Intrinsics:
 def _numbers(content: dict[str, Any], key: str, count: int, name: str) -> tuple[float, ...]:
     entry = content.get(key)
     data = entry.get("data") if isinstance(entry, dict) else None
-    usable = isinstance(data, list) and all(
-        isinstance(n, (int, float)) and not isinstance(n, bool) and math.isfinite(n) for n in data
-    )
-    if not usable or len(data) != count:
+    if not isinstance(data, list) or len(data) != count:
         raise UserError(f"{name}: {key} must hold data: a list of {count} numbers.")
-    return tuple(float(n) for n in data)
+    return tuple(number(value, f"a number of {key}", name) for value in data)

@@ -255,9 +255,12 @@ def test_a_file_of_camera_calibration_is_read(tmp_path: Path) -> None:
         (("image_width: 640", "image_width: 1280"), "is for 1280x480, the pictures have 640x480"),
         (("plumb_bob", "fisheye"), "distortion_model must be one of plumb_bob"),
         (("0, 0, 1]}\ndist", "0, 0]}\ndist"), "camera_matrix must hold data: a list of 9"),
-        (("[600, 0", "[.nan, 0"), "camera_matrix must hold data"),
+        (("[600, 0", "[.nan, 0"), "a number of camera_matrix .* must be a finite number, not nan"),
+        (("[600, 0", f"[{10**400}, 0"), "must be a finite number"),
+        (("plumb_bob", "[plumb_bob]"), "distortion_model must be one of plumb_bob"),
         ((CALIBRATION, ""), "is empty"),
-        ((CALIBRATION, "a: ["), "is no YAML file"),
+        ((CALIBRATION, "a: ["), "is not YAML"),
+        ((CALIBRATION, "a: 2026-13-01"), "is not YAML"),
     ],
 )
 def test_a_calibration_that_does_not_fit_is_refused(tmp_path, change, sentence: str) -> None:
