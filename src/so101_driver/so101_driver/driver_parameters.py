@@ -81,7 +81,7 @@ PARAMETERS = NodeParameters(
         Parameter(
             "bus_silence_s",
             0.2,
-            "How long all servos may be silent at once before a fault.",
+            "How long all servos may be silent at once, while they are asked, before a fault.",
             unit="s",
             minimum=0.05,
             maximum=2.0,

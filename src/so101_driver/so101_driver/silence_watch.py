@@ -13,27 +13,33 @@ from so101_driver.driver_reasons import Reason
 from so101_driver.joints import SERVO_IDS
 from so101_driver.readings import Reading
 
+LONGEST_READ_NS = 50_000_000
+"""What one unanswered cycle can tell: two reads that waited as long as they may. A longer gap is
+time in which this process did not run and nobody was asked."""
+
 
 class SilenceWatch:
-    """Counts the cycles in which a servo did not answer.
+    """Counts the cycles in which a servo did not answer, and the time in which none did.
 
     Args:
         max_bad_cycles: Consecutive missing replies of one servo, while others answer, that are
             tolerated.
-        bus_silence_s: How long all servos may be silent at once.
+        bus_silence_s: How long all servos may be silent at once, while they are asked.
     """
 
     def __init__(self, max_bad_cycles: int, bus_silence_s: float) -> None:
         self._max_bad_cycles = max_bad_cycles
-        self._bus_silence_s = bus_silence_s
+        self._bus_silence_ns = round(bus_silence_s * 1e9)
         self._bad_cycles = [0] * len(SERVO_IDS)
         self._reading_ns: list[int | None] = [None] * len(SERVO_IDS)
-        self._any_reading_ns: int | None = None
+        self._silent_ns = 0
+        self._updated_ns = 0
 
     def start(self, now_ns: int) -> None:
         """Take the servos as answering now."""
         self._bad_cycles = [0] * len(SERVO_IDS)
-        self._any_reading_ns = now_ns
+        self._silent_ns = 0
+        self._updated_ns = now_ns
 
     def update(self, readings: Mapping[int, Reading], now_ns: int) -> Reason | None:
         """Take one cycle's replies; returns who has fallen silent, or None."""
@@ -50,15 +56,14 @@ class SilenceWatch:
             for servo_id, count in zip(SERVO_IDS, self._bad_cycles, strict=True)
             if count > self._max_bad_cycles
         ]
+        since_ns, self._updated_ns = self._updated_ns, now_ns
+        if readings:
+            self._silent_ns = 0
+        else:
+            self._silent_ns += min(now_ns - since_ns, LONGEST_READ_NS)
         if bad:
             return reasons.servo_silent(bad)
-        if readings:
-            self._any_reading_ns = now_ns
-            return None
-        since_ns = self._any_reading_ns
-        if since_ns is not None and now_ns - since_ns > self._bus_silence_s * 1e9:
-            return reasons.BUS_SILENT
-        return None
+        return reasons.BUS_SILENT if self._silent_ns > self._bus_silence_ns else None
 
     def ages_s(self, now_ns: int) -> NDArray[np.float64]:
         """Age of each servo's newest reply; infinite before the first."""
