@@ -6,23 +6,18 @@ It keeps what the driver wrote, and when, so that a judge can look at the goals 
 from __future__ import annotations
 
 import errno
-import random
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from so101_driver.sim import Fault, FaultScript, ServoChain
 from so101_driver.sim.fault_injector import FaultInjector
-from so101_driver.sim.instructions import execute
-from so101_driver.sim.virtual_servo import VirtualServo
+from so101_driver.sim.servo_line import ServoLine
 
 from bus_proof.plain_codec import parse
 from so101_driver import protocol
-from so101_driver import registers as reg
 
 _BYTE_NS = 10_000
-_TURNAROUND_NS = 50_000
-_DELAY_UNIT_NS = 2_000
 _USB_NS = 125_000
 """A full-speed USB adapter hands bytes over about this late."""
 
@@ -69,7 +64,7 @@ class Wire:
         self._advance = advance
         self._now_ns = now_ns
         self._injector = FaultInjector(arm, FaultScript(seed=seed))
-        self._collisions = random.Random(f"{seed} collisions")
+        self._line = ServoLine(arm, self._injector, seed)
         self._parser = protocol.InstructionParser()
         self._coming: deque[tuple[int, bytes]] = deque()
         self._free_ns = 0
@@ -154,30 +149,12 @@ class Wire:
     def _answer(self, packet: protocol.InstructionPacket) -> None:
         now_ns = self._now_ns()
         wire_ns = max(now_ns, self._free_ns) + _BYTE_NS * (len(packet.parameters) + 6)
-
-        def hears(servo: VirtualServo) -> bool:
-            return servo.listens(self._arm.now_s) and self._injector.reaches(servo.servo_id)
-
-        for same in execute(self._arm, packet, hears).replies:
-            delay = max(servo.memory.value(reg.RETURN_DELAY) for servo, _ in same)
-            wire_ns += _TURNAROUND_NS + _DELAY_UNIT_NS * delay
-            whole = self._garbled([data for _, data in same])
-            for piece in self._injector.on_wire([(same[0][0].servo_id, whole)]):
-                wire_ns += _BYTE_NS * len(piece.data)
-                # What is late is so in the adapter: the wire is free, but nothing overtakes it.
-                self._last_ns = max(self._last_ns, wire_ns + _USB_NS + round(piece.late_s * 1e9))
-                self._coming.append((self._last_ns, piece.data))
-                # A checksum that is cut off may be replaced by the header behind it.
-                for reply in (piece.data, piece.data + b"\xff"):
-                    self.intact += [(self._last_ns, p[0]) for p in parse(reply, 248).packets]
+        for piece in self._line.carry_out(packet).pieces:
+            wire_ns += round(piece.gap_s * 1e9) + _BYTE_NS * len(piece.data)
+            # What is late is so in the adapter: the wire is free, but nothing overtakes it.
+            self._last_ns = max(self._last_ns, wire_ns + _USB_NS + round(piece.late_s * 1e9))
+            self._coming.append((self._last_ns, piece.data))
+            # A checksum that is cut off may be replaced by the header behind it.
+            for reply in (piece.data, piece.data + b"\xff"):
+                self.intact += [(self._last_ns, p[0]) for p in parse(reply, 248).packets]
         self._free_ns = wire_ns
-
-    def _garbled(self, replies: list[bytes]) -> bytes:
-        """Servos that answer at once: a 0 wins, and the second comes up to a byte later."""
-        line = bytearray(replies[0])
-        for reply in replies[1:]:
-            late = b"\xff" * self._collisions.randint(0, 1) + reply
-            line.extend(b"\xff" * (len(late) - len(line)))
-            for index, byte in enumerate(late):
-                line[index] &= byte
-        return bytes(line)

@@ -165,6 +165,18 @@ REGISTERS: tuple[Register, ...] = tuple(
 )
 """Every register, by address."""
 
+BAUD_RATES: tuple[int, ...] = (
+    1_000_000,
+    500_000,
+    250_000,
+    128_000,
+    115_200,
+    76_800,
+    57_600,
+    38_400,
+)
+"""Bits per second, by the value of BAUD_RATE."""
+
 TORQUE_CENTRE_VALUE = 128
 """Written to TORQUE_ENABLE this makes the present position the centre: never write it."""
 

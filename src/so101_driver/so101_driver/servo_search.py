@@ -17,18 +17,7 @@ import serial
 from so101_driver import protocol
 from so101_driver.bus import PortLostError, open_port
 from so101_driver.protocol import StatusParser
-
-BAUD_RATES: tuple[int, ...] = (
-    1_000_000,
-    500_000,
-    250_000,
-    128_000,
-    115_200,
-    76_800,
-    57_600,
-    38_400,
-)
-"""By the value of the baud rate register."""
+from so101_driver.registers import BAUD_RATES
 
 _STATUS_BYTES = 6
 _BITS_PER_BYTE = 10

@@ -115,7 +115,8 @@ def test_an_absent_script_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["mute", "", "fault: [", "{", "servo: 3", "fault: 2026-13-01", "fault: mute, servo: 0x_"]
+    "text",
+    ["mute", "", "fault: [", "{", "servo: 3", "fault: 2026-13-01", "fault: mute, servo: 0x_"],
 )
 def test_a_line_that_is_no_fault_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="is no fault"):
@@ -164,7 +165,7 @@ def test_cleared_before_it_began_it_never_does() -> None:
 
 
 def fate(kind: FaultKind, **options: float) -> list[Piece]:
-    return injector(Fault(kind=kind, **options)).on_wire([(3, REPLY)])
+    return injector(Fault(kind=kind, **options)).on_wire(3, REPLY)
 
 
 def test_each_fault_of_the_wire_does_what_it_says() -> None:
@@ -202,7 +203,7 @@ def test_probability_is_a_share_and_the_seed_repeats_it(kind: FaultKind) -> None
             if kind is FaultKind.DEAF:
                 results.append(made.reaches(3))
             else:
-                results.append(tuple(made.on_wire([(3, REPLY)])))
+                results.append(tuple(made.on_wire(3, REPLY)))
         results.append(made.counts[kind])
         return results
 
@@ -214,8 +215,8 @@ def test_probability_is_a_share_and_the_seed_repeats_it(kind: FaultKind) -> None
 
 def test_all_faults_of_the_wire_at_once_break_nothing() -> None:
     made = injector(*(Fault(kind=kind, probability=0.5) for kind in WIRE))
-    for _ in range(500):
-        pieces = made.on_wire([(3, REPLY)] * 6)
+    for _ in range(3000):
+        pieces = made.on_wire(3, REPLY)
         assert all(piece.data for piece in pieces)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 import pytest
 from so101_driver.protocol import ServoError, StatusPacket
 from so101_driver.sim import GoalWrite, VirtualBus
-from so101_driver.sim.virtual_servo import TickScale
+from so101_driver.sim.tick_scale import TickScale
 
 from so101_driver import protocol
 from so101_driver import registers as reg

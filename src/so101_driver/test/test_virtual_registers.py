@@ -10,7 +10,8 @@ import pytest
 from so101_driver.registers import Memory, Register
 from so101_driver.sim.memory import ServoMemory
 from so101_driver.sim.parts import FOLLOWER_7V4, FOLLOWER_12V
-from so101_driver.sim.virtual_servo import ServoFaults, TickScale, VirtualServo
+from so101_driver.sim.tick_scale import TickScale
+from so101_driver.sim.virtual_servo import ServoFaults, VirtualServo
 
 from so101_driver import registers as reg
 

@@ -7,7 +7,7 @@ import numpy as np
 from so101_driver import registers as reg
 from so101_driver.calibration import Calibration, JointCalibration
 from so101_driver.joints import JOINT_NAMES
-from so101_driver.sim.virtual_servo import TickScale
+from so101_driver.sim.tick_scale import TickScale
 
 
 def scales(calibration: Calibration) -> tuple[TickScale, ...]:

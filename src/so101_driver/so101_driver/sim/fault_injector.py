@@ -5,32 +5,30 @@ from __future__ import annotations
 import math
 import random
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from so101_driver.errors import UserError
+from so101_driver.sim.chains import ServoChain
 from so101_driver.sim.faults import Fault, FaultKind, FaultScript
-from so101_driver.sim.virtual_servo import ServoFaults, VirtualServo
+from so101_driver.sim.virtual_servo import ServoFaults
 
 _MAX_NOISE_BYTES = 8
 
 
-class FaultyChain(Protocol):
-    """What the injector needs of the servos behind a bus."""
-
-    servos: Mapping[int, VirtualServo]
-
-    def set_stuck(self, servo_id: int, stuck: bool) -> None:
-        """Hold a joint where it is, or free it."""
-
-
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Bytes on the wire, and how much later than normal they come."""
+    """Bytes on the wire.
+
+    Attributes:
+        data: The bytes.
+        late_s: How much later than normal they come.
+        gap_s: How long the wire is silent before them.
+    """
 
     data: bytes
     late_s: float = 0.0
+    gap_s: float = 0.0
 
 
 @dataclass(slots=True, eq=False)
@@ -54,7 +52,7 @@ class FaultInjector:
         plugged: Whether the cable is in.
     """
 
-    def __init__(self, chain: FaultyChain, script: FaultScript) -> None:
+    def __init__(self, chain: ServoChain, script: FaultScript) -> None:
         self.counts: Counter[FaultKind] = Counter()
         self.plugged = True
         self._chain = chain
@@ -118,10 +116,10 @@ class FaultInjector:
             (e.end_s if e.active else e.begin_s for e in self._entries.values()), default=math.inf
         )
 
-    def update(self, now_s: float) -> bool:
-        """Let faults begin and end that are due; returns whether any did."""
+    def update(self, now_s: float) -> None:
+        """Let faults begin and end that are due."""
         if self.next_change_s() > now_s:
-            return False
+            return
         for handle, entry in tuple(self._entries.items()):
             if not entry.active and entry.begin_s <= now_s:
                 entry.active = True
@@ -133,7 +131,6 @@ class FaultInjector:
                 if entry.active:
                     self._apply(now_s)
         self._wire = [e for e in self._entries.values() if e.active and e.fault.on_the_wire]
-        return True
 
     # Packets.
 
@@ -141,32 +138,29 @@ class FaultInjector:
         """Whether an instruction reaches a servo."""
         return not any(self._strikes(servo_id, deaf=True))
 
-    def on_wire(self, replies: Sequence[tuple[int, bytes]]) -> list[Piece]:
-        """Return what replies, by servo id and in order, become on the wire."""
-        if not self._wire:
-            return [Piece(data) for _, data in replies]
+    def on_wire(self, servo_id: int, data: bytes) -> list[Piece]:
+        """Return what a servo's reply becomes on the wire; nothing when it is lost."""
         pieces: list[Piece] = []
-        for servo_id, data in replies:
-            late_s, copies, lost = 0.0, 1, False
-            for entry in self._strikes(servo_id, deaf=False):
-                match entry.fault.kind:
-                    case FaultKind.DROP:
-                        lost = True
-                    case FaultKind.DELAY:
-                        late_s += entry.fault.delay_s
-                    case FaultKind.DUPLICATE:
-                        copies += 1
-                    case FaultKind.NOISE:
-                        count = entry.random.randint(1, _MAX_NOISE_BYTES)
-                        pieces.append(Piece(entry.random.randbytes(count)))
-                    case FaultKind.CORRUPT:
-                        data = _with_other_byte(data, entry.random.randrange(len(data)), entry)
-                    case FaultKind.CHECKSUM:
-                        data = _with_other_byte(data, len(data) - 1, entry)
-                    case FaultKind.TRUNCATE:
-                        data = data[: entry.random.randrange(1, max(2, len(data)))]
-            if not lost:
-                pieces.append(Piece(data * copies, late_s))
+        late_s, copies, lost = 0.0, 1, False
+        for entry in self._strikes(servo_id, deaf=False):
+            match entry.fault.kind:
+                case FaultKind.DROP:
+                    lost = True
+                case FaultKind.DELAY:
+                    late_s += entry.fault.delay_s
+                case FaultKind.DUPLICATE:
+                    copies += 1
+                case FaultKind.NOISE:
+                    count = entry.random.randint(1, _MAX_NOISE_BYTES)
+                    pieces.append(Piece(entry.random.randbytes(count)))
+                case FaultKind.CORRUPT:
+                    data = _with_other_byte(data, entry.random.randrange(len(data)), entry)
+                case FaultKind.CHECKSUM:
+                    data = _with_other_byte(data, len(data) - 1, entry)
+                case FaultKind.TRUNCATE:
+                    data = data[: entry.random.randrange(1, max(2, len(data)))]
+        if not lost:
+            pieces.append(Piece(data * copies, late_s))
         return pieces
 
     def _strikes(self, servo_id: int, *, deaf: bool) -> Iterator[_Entry]:

@@ -126,7 +126,7 @@ _RANGES: Mapping[str, tuple[float, float, type]] = {
 }
 _ALWAYS = frozenset({"at_s", "for_s"})
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)
-"""ValueError: a date or a number that is none, e.g. 2026-13-01; RecursionError: endless brackets."""
+"""ValueError: a date that is none, e.g. 2026-13-01; RecursionError: endless brackets."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

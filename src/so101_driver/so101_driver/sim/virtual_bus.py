@@ -5,35 +5,25 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-import random
 import select
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from so101_driver import protocol
-from so101_driver import registers as reg
 from so101_driver.errors import UserError
 from so101_driver.joints import SERVO_IDS
 from so101_driver.protocol import InstructionPacket
 from so101_driver.sim.chains import IdealArm, ServoChain
 from so101_driver.sim.fault_injector import FaultInjector, Piece
 from so101_driver.sim.faults import Fault, FaultKind, FaultScript
-from so101_driver.sim.instructions import execute
+from so101_driver.sim.servo_line import BITS_PER_BYTE, ServoLine
 from so101_driver.sim.terminal import Terminal
 from so101_driver.sim.virtual_servo import VirtualServo
 
-_BITS_PER_BYTE = 10
-_TURNAROUND_S = 50e-6
-"""From an instruction's last byte to the reply's first, at return delay 0."""
-_DELAY_UNIT_S = 2e-6
-_BAUDS = (1_000_000, 500_000, 250_000, 128_000, 115_200, 76_800, 57_600, 38_400)
-"""By the value of the baud rate register."""
-_BAUD_TOLERANCE = 0.03
 _LONGEST_NAP_S = 0.02
 """Simulated time may run slower than the clock: look again for faults that are due."""
 _REPLUG_TIMEOUT_S = 2.0
@@ -92,7 +82,7 @@ class VirtualBus:
         self._parser = protocol.InstructionParser()
         script = faults or FaultScript()
         self._injector = FaultInjector(self.arm, script)
-        self._collisions = random.Random(f"{script.seed} collisions")
+        self._line = ServoLine(self.arm, self._injector, script.seed)
         self._terminal = Terminal(None if link is None else Path(link))
         self._wake_read, self._wake_write = os.pipe()
         self._stopping = False
@@ -158,12 +148,7 @@ class VirtualBus:
         self.start()
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_exception: object) -> None:
         self.close()
 
     # What goes wrong.
@@ -283,64 +268,33 @@ class VirtualBus:
 
     def _answer(self, packet: InstructionPacket, received_bytes: int, stamp_ns: int) -> None:
         baud = self._terminal.baud()
-        byte_s = _BITS_PER_BYTE / baud if self._wire_timing else 0.0
+        byte_s = BITS_PER_BYTE / baud if self._wire_timing else 0.0
         # The instruction needs the wire after whatever is on it.
         wire_s = max(time.monotonic(), self._wire_free_s) + byte_s * received_bytes
         with self.arm.lock:
-            now_s = self.arm.now_s
-            self._injector.update(now_s)
-
-            def hears(servo: VirtualServo) -> bool:
-                speed = _BAUDS[servo.memory.value(reg.BAUD_RATE)]
-                return (
-                    abs(speed - baud) <= _BAUD_TOLERANCE * speed
-                    and servo.listens(now_s)
-                    and self._injector.reaches(servo.servo_id)
-                )
-
-            outcome = execute(self.arm, packet, hears)
-            replies: list[tuple[Piece, float]] = []
-            for same in outcome.replies:
-                delay = max(servo.memory.value(reg.RETURN_DELAY) for servo, _ in same)
-                gap_s = _TURNAROUND_S + _DELAY_UNIT_S * delay if self._wire_timing else 0.0
-                data = self._garbled([reply for _, reply in same])
-                for piece in self._injector.on_wire([(same[0][0].servo_id, data)]):
-                    replies.append((piece, gap_s))
-                    gap_s = 0.0
-            goals = outcome.goals
+            self._injector.update(self.arm.now_s)
+            answer = self._line.carry_out(packet, baud)
             write = GoalWrite(
                 stamp_ns,
-                tuple(servo.servo_id for servo in goals),
-                tuple(servo.goal_ticks for servo in goals),
-                tuple(servo.goal_rad() for servo in goals),
+                tuple(servo.servo_id for servo in answer.goals),
+                tuple(servo.goal_ticks for servo in answer.goals),
+                tuple(servo.goal_rad() for servo in answer.goals),
             )
-        self._send(replies, wire_s, byte_s)
-        if goals:
+        self._send(answer.pieces, wire_s, byte_s)
+        if write.servo_ids:
             self.goal_writes += 1
             if self._on_goal_write is not None:
                 self._on_goal_write(write)
 
-    def _garbled(self, replies: Sequence[bytes]) -> bytes:
-        """Return what servos that answer at once make of the wire: any 0 wins over the 1s.
-
-        Their clocks differ, so the second one comes up to a byte later.
-        """
-        wire = bytearray(replies[0])
-        for reply in replies[1:]:
-            shifted = b"\xff" * self._collisions.randint(0, 1) + reply
-            wire.extend(b"\xff" * (len(shifted) - len(wire)))
-            for index, byte in enumerate(shifted):
-                wire[index] &= byte
-        return bytes(wire)
-
-    def _send(self, replies: Sequence[tuple[Piece, float]], wire_s: float, byte_s: float) -> None:
+    def _send(self, pieces: Sequence[Piece], wire_s: float, byte_s: float) -> None:
         """Put replies on the wire, those without a delay of their own in one go."""
         ready = b""
-        for piece, gap_s in replies:
+        for piece in pieces:
             if piece.late_s > 0.0:
                 self._write_at(ready, wire_s)
                 ready = b""
                 wire_s += piece.late_s
+            gap_s = piece.gap_s if self._wire_timing else 0.0
             wire_s += gap_s + byte_s * len(piece.data)
             ready += piece.data
         self._write_at(ready, wire_s)

@@ -14,8 +14,8 @@ from so101_driver.sim.memory import ServoMemory
 from so101_driver.sim.parts import FOLLOWER_12V, ServoPart
 from so101_driver.sim.plant import DriveSettings, ServoModel, ServoPlant
 from so101_driver.sim.protections import Protections
+from so101_driver.sim.tick_scale import RAD_PER_TICK, TickScale
 
-_RAD_PER_STEP = 2.0 * math.pi / reg.TICKS_PER_TURN
 _UNLIMITED_ACCELERATION_RADPS2 = 100.0
 _MOVING_RADPS = 0.02
 _REFERENCE_P = 16
@@ -50,29 +50,6 @@ class ServoFaults:
     model: int | None = None
     firmware_minor: int | None = None
     answers_as: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TickScale:
-    """How a joint's angle and its servo's encoder are coupled.
-
-    Attributes:
-        zero_tick: Present_Position at 0 rad, with ``homing_offset`` in the servo.
-        rad_per_tick: Joint angle per tick.
-        homing_offset: Of the calibration; ticks are ``encoder - homing_offset``.
-    """
-
-    zero_tick: float = 2048.0
-    rad_per_tick: float = _RAD_PER_STEP
-    homing_offset: int = 0
-
-    def encoder_ticks(self, angle_rad: float) -> float:
-        """Encoder reading, before any homing offset."""
-        return self.zero_tick + angle_rad / self.rad_per_tick + self.homing_offset
-
-    def angle_rad(self, encoder_ticks: float) -> float:
-        """Joint angle at an encoder reading."""
-        return (encoder_ticks - self.homing_offset - self.zero_tick) * self.rad_per_tick
 
 
 class VirtualServo:
@@ -319,9 +296,9 @@ class VirtualServo:
         settings.proportional = value(reg.P_GAIN) / _REFERENCE_P
         settings.derivative = value(reg.D_GAIN) / _REFERENCE_D
         settings.torque_limit = value(reg.TORQUE_LIMIT) * reg.DUTY
-        speed = abs(value(reg.GOAL_VELOCITY)) * _RAD_PER_STEP
+        speed = abs(value(reg.GOAL_VELOCITY)) * RAD_PER_TICK
         settings.max_speed_radps = speed or model.max_speed_radps
-        acceleration = value(reg.ACCELERATION) * reg.ACCELERATION_STEPS_S2 * _RAD_PER_STEP
+        acceleration = value(reg.ACCELERATION) * reg.ACCELERATION_STEPS_S2 * RAD_PER_TICK
         settings.max_acceleration_radps2 = acceleration or _UNLIMITED_ACCELERATION_RADPS2
         self.protections.configure(self.memory)
 
@@ -333,7 +310,7 @@ class VirtualServo:
     def _measure(self) -> None:
         put = self.memory.put
         put(reg.PRESENT_POSITION, _in_15_bits(self.present_ticks()))
-        put(reg.PRESENT_VELOCITY, _in_15_bits(round(self.velocity_radps / _RAD_PER_STEP)))
+        put(reg.PRESENT_VELOCITY, _in_15_bits(round(self.velocity_radps / RAD_PER_TICK)))
         put(reg.PRESENT_LOAD, round(self.plant.duty / reg.DUTY))
         put(reg.PRESENT_VOLTAGE, min(255, round(self.voltage_v / reg.VOLTAGE_V)))
         put(reg.PRESENT_TEMPERATURE, min(255, max(0, round(self.temperature_c))))
