@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from rich.console import Console
 
@@ -47,6 +43,7 @@ from so101_driver.calibration_servos import (
 )
 from so101_driver.calibration_walk import Cancelled, Walk, release_arm
 from so101_driver.errors import UserError
+from so101_driver.interrupts import ending_signals, finish_first
 from so101_driver.joints import data_path
 from so101_driver.kinematics import Kinematics
 from so101_driver.port_users import port_users
@@ -100,9 +97,14 @@ def run_options(options: argparse.Namespace, answers: Answers | None = None) -> 
     if not console.is_terminal:
         # A log or a pipe has no width: 80 columns would cut the tables.
         console = Console(highlight=False, markup=False, width=120)
+    with ending_signals():
+        return _reported(options, console, answers)
+
+
+def _reported(options: argparse.Namespace, console: Console, answers: Answers | None) -> int:
+    """Run the program and say how it ended when it did not run through."""
     try:
-        with _ending_signals():
-            return _run(options, console, answers)
+        return _run(options, console, answers)
     except Cancelled:
         return _ended(console, "Cancelled: file and servos are as they were.", DIFFERS)
     except KeyboardInterrupt:
@@ -152,6 +154,7 @@ def _calibrate(job: Job, path: Path) -> int:
     walk = Walk(
         job.bus,
         job.kind,
+        held,
         answers,
         job.console,
         assume_yes=options.yes,
@@ -191,10 +194,10 @@ def _to_servos(job: Job, path: Path, file: Mapping[str, JointCalibration]) -> in
         raise Cancelled
     if standing(job.bus):
         release_arm(job.bus, answers, job.console, job.options.yes)
-    with _uninterrupted():
-        written = write_servos(
-            job.bus, {name: ServoCalibration.of(joint) for name, joint in file.items()}
-        )
+    finish_first()
+    written = write_servos(
+        job.bus, {name: ServoCalibration.of(joint) for name, joint in file.items()}
+    )
     job.console.print(f"Written and read back: {', '.join(written)}.")
     return DONE
 
@@ -229,8 +232,8 @@ def _from_servos(job: Job, path: Path) -> int:
         job, job.answers(), f"Write this to {path}; the file there is kept as a copy?"
     ):
         raise Cancelled
-    with _uninterrupted():
-        _save(job, path, joints)
+    finish_first()
+    _save(job, path, joints)
     return DONE
 
 
@@ -240,15 +243,23 @@ def _write_both(
     joints: Mapping[str, JointCalibration],
     held: Mapping[str, ServoCalibration],
 ) -> None:
-    with _uninterrupted():
-        written = write_servos(
-            job.bus, {name: ServoCalibration.of(joint) for name, joint in joints.items()}
-        )
+    # A few tenths of a second; until then, and only then, all is as it was.
+    finish_first()
+    written = write_servos(
+        job.bus, {name: ServoCalibration.of(joint) for name, joint in joints.items()}
+    )
+    try:
+        _save(job, path, joints)
+    except UserError as error:
+        state = "The servos hold their earlier values again."
         try:
-            _save(job, path, joints)
-        except UserError as error:
             write_servos(job.bus, held)
-            raise UserError(f"{error} The servos hold their earlier values again.") from error
+        except (UserError, BusError) as failure:
+            state = (
+                f"The servos could not be put back ({failure}) and may hold the new values: make "
+                "room, then run --from-servos."
+            )
+        raise UserError(f"{error} {state}") from error
     job.console.print(
         f"Servos written and read back: {', '.join(written)}."
         if written
@@ -343,37 +354,6 @@ def _open(port: str) -> Iterator[ServoBus]:
 def _ended(console: Console, text: str, status: int) -> int:
     console.print(text)
     return status
-
-
-@contextlib.contextmanager
-def _ending_signals() -> Iterator[None]:
-    """Let a request to end, or a closed terminal, end the program as Ctrl-C does."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    with _handling((signal.SIGTERM, signal.SIGHUP), interrupt):
-        yield
-
-
-@contextlib.contextmanager
-def _uninterrupted() -> Iterator[None]:
-    """Finish the few tenths of a second of writing: file and servos must say the same."""
-    with _handling((signal.SIGINT, signal.SIGTERM, signal.SIGHUP), lambda _number, _frame: None):
-        yield
-
-
-@contextlib.contextmanager
-def _handling(numbers: Sequence[signal.Signals], handler: Any) -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.signal(number, handler) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, earlier in before.items():
-            signal.signal(number, earlier)
 
 
 if __name__ == "__main__":

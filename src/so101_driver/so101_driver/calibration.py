@@ -134,7 +134,7 @@ class Calibration:
             ) from error
         try:
             content = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise UserError(f"the calibration {path} is not JSON: {error}.") from error
         return cls.from_mapping(content, str(path))
 

@@ -105,17 +105,18 @@ def check_writable(path: Path) -> None:
         UserError: Names what is in the way.
     """
     path = path.expanduser()
-    if path.is_dir():
+    # os.path says no of what lies in a folder that may not be looked into; Path raises.
+    if os.path.isdir(path):
         raise UserError(f"{path} is a folder: give the path of a file, ending in .json.")
-    if path.exists() and not os.access(path, os.W_OK):
+    if os.path.exists(path) and not os.access(path, os.W_OK):
         raise UserError(
             f"the calibration {path} is write-protected: run `chmod u+w {path}`, or give another "
             "--name or --file."
         )
     folder = path.parent
-    while not folder.exists() and folder != folder.parent:
+    while not os.path.exists(folder) and folder != folder.parent:
         folder = folder.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise UserError(f"{folder} is a file where a folder is needed for {path}: move it away.")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UserError(

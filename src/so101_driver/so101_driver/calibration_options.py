@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 from pathlib import Path
 
@@ -90,10 +91,10 @@ def choose_path(options: argparse.Namespace, kind: ArmKind, *, writes: bool) -> 
         return Path(options.file).expanduser()
     if options.name is not None:
         path = calibration_path(kind, options.name)
-        if writes or path.exists():
+        if writes or os.path.exists(path):
             return path
         for folder in calibration_folders(kind):
-            if (folder / path.name).exists():
+            if os.path.exists(folder / path.name):
                 return folder / path.name
         return path
     found = find_calibrations(kind)

@@ -17,7 +17,7 @@ from so101_driver.calibration import JointCalibration
 from so101_driver.calibration_dialog import Answers
 from so101_driver.calibration_files import ArmKind
 from so101_driver.calibration_report import DEGREE, MIDDLE_POSE, sweep_table
-from so101_driver.calibration_servos import read_actual, read_servos, release, standing
+from so101_driver.calibration_servos import ServoCalibration, read_actual, release, standing
 from so101_driver.calibration_sweep import (
     FULL_TURN_JOINT,
     Finding,
@@ -46,6 +46,7 @@ class Walk:
     Args:
         bus: The arm's servos, all known to answer.
         kind: Follower or leader.
+        held: What the servos hold; only their offsets matter.
         answers: What the user says.
         console: Where to draw.
         assume_yes: Do not wait for someone to hold a standing arm.
@@ -57,6 +58,7 @@ class Walk:
         self,
         bus: ServoBus,
         kind: ArmKind,
+        held: Mapping[str, ServoCalibration],
         answers: Answers,
         console: Console,
         *,
@@ -71,7 +73,7 @@ class Walk:
         self._assume_yes = assume_yes
         self._accept_unusual = accept_unusual
         self._sleep = sleep
-        self._offsets = {name: held.homing_offset for name, held in read_servos(bus).items()}
+        self._offsets = {name: servo.homing_offset for name, servo in held.items()}
         self._heard_s: dict[str, float] = {}
 
     def run(self) -> dict[str, JointCalibration]:

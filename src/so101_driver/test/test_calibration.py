@@ -174,7 +174,7 @@ def test_calibration_of_another_robot_is_refused(content, tmp_path):
         Calibration.load(path)
 
 
-@pytest.mark.parametrize("text", ["", "[1, 2]", "{", "null", '{"gripper": 3}'])
+@pytest.mark.parametrize("text", ["", "[1, 2]", "{", "[" * 100_000, "null", '{"gripper": 3}'])
 def test_files_that_are_no_calibration_are_refused(tmp_path, text):
     path = tmp_path / "file.json"
     path.write_text(text)

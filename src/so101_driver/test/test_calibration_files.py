@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
@@ -16,6 +17,7 @@ from so101_driver.calibration_files import (
     find_calibrations,
     save,
 )
+from so101_driver.calibration_options import choose_path, parser
 from so101_driver.errors import UserError
 
 
@@ -130,6 +132,37 @@ def test_places_that_cannot_be_written_are_named_and_nothing_is_made(tmp_path):
         check_writable(tmp_path / "file/arm.json")
     with pytest.raises(UserError, match="is a folder"):
         check_writable(tmp_path)
+
+
+@contextlib.contextmanager
+def shut_out(folder):
+    """Let nobody, root included, look into a folder."""
+    folder.chmod(0)
+    if os.geteuid() == 0:
+        os.setresuid(65534, 65534, 0)
+        try:
+            yield
+        finally:
+            os.setresuid(0, 0, 0)
+    else:
+        yield
+    folder.chmod(0o700)
+
+
+def test_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
+    """As ~/.cache/huggingface of root's, after something was run with sudo."""
+    monkeypatch.setenv("HF_LEROBOT_CALIBRATION", str(tmp_path / "shut"))
+    path = tmp_path / "shut/robots/so_follower/arm.json"
+    path.parent.mkdir(parents=True)
+    path.write_text("{}")
+    options = parser().parse_args(["--name", "arm"])
+    with shut_out(tmp_path / "shut"):
+        assert choose_path(options, ArmKind.FOLLOWER, writes=False) == path
+        assert find_calibrations(ArmKind.FOLLOWER) == []
+        assert backups(path) == []
+        for act in (lambda: check_writable(path), lambda: save(path, "{}", "d")):
+            with pytest.raises(UserError, match=r"no permission to write in .*chown"):
+                act()
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
