@@ -124,6 +124,8 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/proof"))
     parser.add_argument("--page", type=Path, default=PAGE, help="where the page is written")
     options = parser.parse_args()
+    if options.processes < 1:
+        parser.error("--processes must be at least 1")
     cases = [case for case in CASES if not options.case or options.case in case.name]
     if not cases:
         parser.error(f"no fault's name contains '{options.case}'")

@@ -67,6 +67,21 @@ def _case(
 _T, _D, _H, _L = Outcome
 _ALL = frozenset(range(6))
 
+_LEAST_V = 5.0
+"""Below, servos cannot hold the arm."""
+
+
+def _supply(volts: float, lasts_s: float, outcome: Outcome, note: str = "") -> Case:
+    return _case(
+        f"supply at {volts:g} V for {lasts_s:g} s{note}",
+        outcome,
+        {"fault": "voltage", "volts": volts},
+        lasts_s=lasts_s,
+        reasons=("SUPPLY_VOLTAGE",),
+        falls=_ALL if volts < _LEAST_V else frozenset(),
+    )
+
+
 CASES: tuple[Case, ...] = (
     # Replies that are lost, broken, late or too many.
     _case("every twentieth reply is lost", _D, {"fault": "drop", "probability": 0.05}),
@@ -184,36 +199,10 @@ CASES: tuple[Case, ...] = (
         reasons=("SERVO_HOT",),
         falls=frozenset({2}),
     ),
-    _case(
-        "supply at 4.1 V for 2 s, a little above the limit",
-        _D,
-        {"fault": "voltage", "volts": 4.1},
-        lasts_s=2.0,
-        reasons=("SUPPLY_VOLTAGE",),
-        falls=_ALL,
-    ),
-    _case(
-        "supply at 3.5 V for 1 s",
-        _D,
-        {"fault": "voltage", "volts": 3.5},
-        reasons=("SUPPLY_VOLTAGE",),
-        falls=_ALL,
-    ),
-    _case(
-        "supply at 3.5 V for 4 s",
-        _L,
-        {"fault": "voltage", "volts": 3.5},
-        lasts_s=4.0,
-        reasons=("SUPPLY_VOLTAGE",),
-        falls=_ALL,
-    ),
-    _case(
-        "supply at 15 V for 4 s",
-        _L,
-        {"fault": "voltage", "volts": 15.0},
-        lasts_s=4.0,
-        reasons=("SUPPLY_VOLTAGE",),
-    ),
+    _supply(4.1, 2.0, _D, ", a little above the limit"),
+    _supply(3.5, 1.0, _D),
+    _supply(3.5, 4.0, _L),
+    _supply(15.0, 4.0, _L),
     _case(
         "elbow_flex is jammed for 3 s",
         _T,

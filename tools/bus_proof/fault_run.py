@@ -87,6 +87,10 @@ class _Run:
             return self.base_rad
         return self.base_rad + _AMPLITUDE_RAD * (1 - np.cos(_OMEGA * seconds)) / 2 * _DIRECTIONS
 
+    def wanted_at(self, at_ns: int) -> np.ndarray:
+        """What was commanded at a time, since the source last began."""
+        return self._wanted((at_ns - self.lockstep.source_begin_ns) * 1e-9)
+
     def run(self) -> None:
         step = self.lockstep
         step.at(FAULT_AT_S, self._begin_fault)
@@ -142,8 +146,10 @@ def run_case(case: Case, moving: bool, seed: int = 0) -> Result:
     result.drop_mm = _drop_mm(step, ask_ns)
     if not moving and not case.falls and result.drop_mm > MOST_DROP_MM:
         result.problems.append(f"the tip dropped by {result.drop_mm:.1f} mm")
-    result.problems += _judge(run, fault_ns, ask_ns)
-    result.problems += _recovery_problems(run, end_ns)
+    ruler = judge.Ruler(data_path("so101.urdf").parent, "demo")
+    goals = judge.goals_on_wire(step.wire.sent)
+    result.problems += _judge(run, ruler, goals, ask_ns)
+    result.problems += _recovery_problems(run, ruler, goals, end_ns)
     if case.reasons and not set(case.reasons) & set(result.codes):
         result.problems.append(f"no reason {' or '.join(case.reasons)} but {result.codes}")
     return result
@@ -179,10 +185,8 @@ def _missing(step: Lockstep, begin_ns: int, end_ns: int) -> float:
     return float(np.mean(parts)) if parts else 0.0
 
 
-def _judge(run: _Run, fault_ns: int, ask_ns: int) -> list[str]:
+def _judge(run: _Run, ruler: judge.Ruler, goals: list[judge.GoalOnWire], ask_ns: int) -> list[str]:
     step = run.lockstep
-    ruler = judge.Ruler(data_path("so101.urdf").parent, "demo")
-    goals = judge.goals_on_wire(step.wire.sent)
     problems = judge.wrong_goals(goals, ruler, np.array(RAISED_RAD))
     problems += judge.wrong_motion(step.truth, ruler, run.case.falls)
     if not run.moving:
@@ -225,7 +229,9 @@ def _motion_in_fault(run: _Run, goals: list[judge.GoalOnWire], ask_ns: int) -> l
     ]
 
 
-def _recovery_problems(run: _Run, end_ns: int) -> list[str]:
+def _recovery_problems(
+    run: _Run, ruler: judge.Ruler, goals: list[judge.GoalOnWire], end_ns: int
+) -> list[str]:
     """What is not as before at the end."""
     step = run.lockstep
     problems = [
@@ -241,7 +247,8 @@ def _recovery_problems(run: _Run, end_ns: int) -> list[str]:
         problems.append(f"not following in the end: {last.state.value}, {last.reason.sentence}")
     if _missing(step, last_ns, end_ns) > 0:
         problems.append("measurements are missing in the end")
-    return problems
+    followed = judge.not_followed(goals, step.truth, run.wanted_at, last_ns, ruler, run.case.falls)
+    return problems + followed
 
 
 def _shortened(problems: list[str]) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -27,8 +28,15 @@ ROUNDING_RAD = 0.0032
 """Two ticks: one of rounding, one of flicker."""
 REST_RAD = 0.02
 """How far a resting arm's joints may stir: a few ticks, and the wobble of a lost and found load."""
+COMMAND_PERIOD_NS = 10_000_000
+GOALS_SHARE = 0.9
+"""Of the commands, that must have become goals while an arm follows."""
 STOP_RAD = 0.05
 """How far joint stops give way."""
+FOLLOWING_RAD = 0.1
+"""How far a joint may be from where its servo should have brought it: sag, and the lag's rest."""
+SERVO_LAG_NS = 115_000_000
+"""Dead time and lag of a servo."""
 OLDEST_S = 0.1
 """A measurement is published after its cycle, at times after what a request takes; its stamp says
 when it was asked for, and against that stamp it is judged."""
@@ -139,6 +147,38 @@ def wrong_motion(
             wrong.append(f"{name} went beyond its limits")
         if index not in falls and speeds[:, index].max() > ruler.speed_rad_s[index] * HEADROOM:
             wrong.append(f"{name} moved at {speeds[:, index].max():.2f} rad/s")
+    return wrong
+
+
+def not_followed(
+    goals: list[GoalOnWire],
+    truth: list[tuple[int, np.ndarray, np.ndarray]],
+    wanted: Callable[[int], np.ndarray],
+    begin_ns: int,
+    ruler: Ruler,
+    falls: frozenset[int],
+) -> list[str]:
+    """Joints whose goals since a time are not the commanded ones, or that do not go there.
+
+    ``wanted`` gives the commanded positions at a time in ns; joints of ``falls`` may lie somewhere.
+    """
+    lowest, highest = np.transpose(ruler.range_rad)
+
+    def commanded(at_ns: int) -> np.ndarray:
+        return np.clip(wanted(at_ns), lowest, highest)
+
+    wrong = []
+    since = [entry for entry in truth if entry[0] >= begin_ns]
+    away = np.abs([joints - commanded(at_ns - SERVO_LAG_NS) for at_ns, joints, _ in since])
+    for joint, name in enumerate(ruler.names):
+        mine = [g for g in goals if g.servo_id == joint + 1 and g.at_ns >= begin_ns]
+        if len(mine) * COMMAND_PERIOD_NS < GOALS_SHARE * (since[-1][0] - begin_ns):
+            wrong.append(f"{name} got {len(mine)} goals in the end")
+        off = [ruler.radians(g.servo_id, g.ticks) - commanded(g.at_ns)[joint] for g in mine]
+        if off and max(map(abs, off)) > ROUNDING_RAD:
+            wrong.append(f"{name} got goals {max(map(abs, off)):.3f} rad from its commands")
+        if joint not in falls and away[:, joint].max() > FOLLOWING_RAD:
+            wrong.append(f"{name} is {away[:, joint].max():.3f} rad from where it should be")
     return wrong
 
 

@@ -7,6 +7,9 @@ judge sees what it should.
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -18,6 +21,7 @@ from bus_proof.fault_run import run_case
 from bus_proof.judge import GoalOnWire, Ruler
 from bus_proof.lockstep import Lockstep
 from bus_proof.set_up import RAISED_RAD
+from fault_matrix import PAGE
 from so101_driver.driver_types import JointSample
 from so101_driver.joints import data_path
 from so101_driver.sim import Fault, FaultKind
@@ -41,6 +45,13 @@ def test_the_matrix_has_all_kinds_of_outcome_and_enough_rows():
     assert len({case.name for case in CASES}) == len(CASES)
 
 
+def test_the_page_has_every_row_with_its_outcomes():
+    """What ``make fault-matrix`` wrote last is what is asserted here."""
+    rows = re.findall(r"^\| (.+?) \| (\w+) \| (\w+) \|", PAGE.read_text("utf-8"), re.MULTILINE)
+    cases = [(case.name, case.at_rest.value, case.moving.value) for case in CASES]
+    assert rows == cases, "docs/fault-matrix.md is stale: run `make fault-matrix`"
+
+
 def test_a_run_depends_on_nothing_but_its_arguments():
     case = next(case for case in CASES if "together" in case.name)
     first, second = run_case(case, True, seed=3), run_case(case, True, seed=3)
@@ -48,10 +59,25 @@ def test_a_run_depends_on_nothing_but_its_arguments():
     assert run_case(case, True, seed=4).missing_share != first.missing_share
 
 
+def swing(seconds):
+    """Up and back, clear of the table."""
+    return START_RAD + 0.3 * (1 - np.cos(4.0 * seconds)) * np.array([1, -1, 1, 1, -1, 1])
+
+
 def healthy_run():
-    step = Lockstep(lambda t: START_RAD + 0.3 * (1 - np.cos(4.0 * t)))
+    step = Lockstep(swing)
     step.run(1.0)
     return step
+
+
+def not_followed(step, goals, truth, falls=frozenset()):
+    """Of the last 0.4 s."""
+
+    def wanted(at_ns):
+        return swing((at_ns - step.source_begin_ns) * 1e-9)
+
+    begin_ns = step.now_ns - 400 * MS
+    return judge.not_followed(goals, truth, wanted, begin_ns, RULER, falls)
 
 
 def test_a_healthy_run_has_no_findings():
@@ -63,6 +89,25 @@ def test_a_healthy_run_has_no_findings():
     assert judge.stale_values(step.samples, step.truth) == []
     assert judge.flattering_ages(step.snapshots, step.wire.intact, step.truth[0][0]) == []
     assert judge.stirred(step.truth, frozenset())
+    assert not_followed(step, goals, step.truth) == []
+
+
+def test_the_judge_sees_a_driver_that_does_not_pass_commands_on():
+    step = healthy_run()
+    goals = judge.goals_on_wire(step.wire.sent)
+    silent = [goal for goal in goals if goal.servo_id != 4]
+    assert not_followed(step, silent, step.truth) == ["wrist_flex got 0 goals in the end"]
+    late = [replace(goal, at_ns=goal.at_ns + 10 * MS) for goal in goals]
+    assert "rad from its commands" in not_followed(step, late, step.truth)[0]
+
+
+def test_the_judge_sees_a_joint_without_torque():
+    step = healthy_run()
+    goals = judge.goals_on_wire(step.wire.sent)
+    limp = [(at_ns, true - [0, 0, 0.2, 0, 0, 0], shown) for at_ns, true, shown in step.truth]
+    (wrong,) = not_followed(step, goals, limp)
+    assert wrong.startswith("elbow_flex is ")
+    assert not_followed(step, goals, limp, frozenset({2})) == []
 
 
 def test_the_judge_sees_values_of_the_cycle_before():
