@@ -144,6 +144,8 @@ def main() -> int:
     options = parser.parse_args()
     if unknown := set(options.parts) - set(parts):
         parser.error(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(parts)}")
+    if options.minutes < 1:
+        parser.error("--minutes must be at least 1")
     console = Console()
     options.out.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {"machine": {"cpu": platform.processor(), "cores": os.cpu_count()}}

@@ -38,11 +38,13 @@ def main() -> int:
     parser.add_argument("--first-seed", type=int, default=0, help="seed of the first scenario")
     parser.add_argument("--seed", type=int, help="replay the scenario of this seed only")
     parser.add_argument(
-        "--brakes-every", type=int, default=10, help="check every n-th state's brake"
+        "--brakes-every", type=int, default=10, help="check every n-th state's brake; 0: none"
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--out", type=Path, default=Path("out/fuzz"))
     arguments = parser.parse_args()
+    if arguments.steps < 1 or arguments.processes < 1 or arguments.brakes_every < 0:
+        parser.error("--steps and --processes must be at least 1, --brakes-every at least 0")
     console = Console()
     if arguments.seed is not None:
         return replay(arguments.seed, arguments.brakes_every, console)
@@ -51,7 +53,7 @@ def main() -> int:
     seeds = range(arguments.first_seed, arguments.first_seed + scenarios)
     outcomes = fuzz(seeds, arguments.brakes_every, arguments.processes, console)
     seconds = time.perf_counter() - begun_s
-    summary = summarise(outcomes, arguments.first_seed, seconds)
+    summary = summarise(outcomes, arguments.first_seed, arguments.brakes_every, seconds)
     arguments.out.mkdir(parents=True, exist_ok=True)
     (arguments.out / "fuzz.json").write_text(json.dumps(summary, indent=2) + "\n")
     show(summary, console)
@@ -81,7 +83,7 @@ def fuzz(seeds: range, brakes_every: int, processes: int, console: Console) -> l
     return sorted(outcomes, key=lambda outcome: outcome.seed)
 
 
-def summarise(outcomes: list[Outcome], first_seed: int, seconds: float) -> dict:
+def summarise(outcomes: list[Outcome], first_seed: int, brakes_every: int, seconds: float) -> dict:
     """Everything that is printed, as plain data."""
     states, transitions, limits = Counter(), Counter(), Counter()
     for outcome in outcomes:
@@ -92,6 +94,7 @@ def summarise(outcomes: list[Outcome], first_seed: int, seconds: float) -> dict:
     return {
         "steps": steps,
         "scenarios": len(outcomes),
+        "brakes_every": brakes_every,
         "seeds": [first_seed, first_seed + len(outcomes) - 1],
         "armed_share": sum(outcome.armed for outcome in outcomes) / max(steps, 1),
         "brakes_checked": sum(outcome.brakes for outcome in outcomes),
@@ -128,7 +131,8 @@ def show(summary: dict, console: Console) -> None:
         console.print(table)
     for seed, violations in list(summary["violations"].items())[:SHOWN]:
         console.print(f"[red]seed {seed}[/red]: {violations[0]}", highlight=False)
-        console.print(f"  replay: python tools/fuzz_safety.py --seed {seed}", highlight=False)
+        again = f"--seed {seed} --brakes-every {summary['brakes_every']}"
+        console.print(f"  replay: .venv/bin/python tools/fuzz_safety.py {again}", highlight=False)
 
 
 def replay(seed: int, brakes_every: int, console: Console) -> int:
