@@ -269,6 +269,17 @@ def test_a_held_overload_is_not_cleared_by_goals() -> None:
     assert arm.servos[2].overload_trips == 1
 
 
+def test_a_held_overload_outlasts_the_supply() -> None:
+    arm = IdealArm()
+    made = FaultInjector(arm, FaultScript())
+    made.add(Fault(kind=FaultKind.OVERLOAD, servo=2), 0.0)
+    made.add(Fault(kind=FaultKind.BROWN_OUT, at_s=1.0), 0.0)
+    for now_s in (0.0, 1.0, 2.0):
+        made.update(now_s)
+    assert arm.servos[2].error & 32
+    assert arm.servos[1].error == 0
+
+
 def test_supply_faults_leave_power_on_registers() -> None:
     arm = IdealArm()
     for servo in arm.servos.values():

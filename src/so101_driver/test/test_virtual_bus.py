@@ -19,6 +19,7 @@ import pytest
 from so101_driver.protocol import ServoError, StatusPacket
 from so101_driver.sim import GoalWrite, VirtualBus
 from so101_driver.sim.tick_scale import TickScale
+from so101_driver.sim.virtual_servo import IdealServo
 
 from so101_driver import protocol
 from so101_driver import registers as reg
@@ -186,6 +187,14 @@ def test_no_torque_without_torque_limit(bus: VirtualBus, port: RawPort) -> None:
     assert bus.servos[1].position_rad == 0.0
     port.statuses(protocol.write(1, limit.address, limit.encode(500)), 1)
     assert bus.servos[1].position_rad == pytest.approx(bus.servos[1].ticks_to_rad(2200))
+
+
+def test_an_ideal_servo_keeps_nothing_of_the_goals_it_has_reached() -> None:
+    servo = IdealServo(1)
+    for tick in range(1000, 1100):
+        servo.write(reg.GOAL_POSITION.address, reg.GOAL_POSITION.encode(tick), 0.0)
+    assert servo.plant.setpoint_rad == servo.position_rad == servo.ticks_to_rad(1099)
+    assert not servo.plant._pending
 
 
 def test_homing_offset_shifts_the_reading_not_the_shaft(bus: VirtualBus, port: RawPort) -> None:

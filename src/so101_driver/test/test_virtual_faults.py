@@ -13,6 +13,7 @@ from so101_driver.errors import UserError
 from so101_driver.protocol import StatusParser
 from so101_driver.sim import FactoryServos, Fault, FaultKind, FaultScript, IdealArm, VirtualBus
 from so101_driver.sim.instructions import CALIBRATE_OFFSET, REBOOT, RECOVERY
+from so101_driver.sim.virtual_servo import ServoFaults
 
 from so101_driver import protocol
 from so101_driver import registers as reg
@@ -236,6 +237,18 @@ def test_closing_removes_the_link_and_a_link_in_use_is_refused(tmp_path: Path) -
     assert file.read_text() == "precious"
 
 
+def test_a_closed_bus_leaves_no_fault_in_the_servos() -> None:
+    """The next bus on the same servos would neither know of it nor end it."""
+    arm = IdealArm()
+    with VirtualBus(arm) as bus:
+        bus.inject(Fault(kind=FaultKind.MUTE, servo=4))
+        bus.inject(Fault(kind=FaultKind.STUCK, servo=5))
+        assert arm.servos[5].stuck
+    assert arm.servos[4].faults == ServoFaults()
+    assert not arm.servos[5].stuck
+    assert bus.fault_counts[FaultKind.MUTE] == 1
+
+
 def test_same_seed_and_packets_give_the_same_bytes() -> None:
     def answers(seed: int) -> bytes:
         faults = tuple(
@@ -307,6 +320,9 @@ def test_a_servo_answers_at_its_baud_rate_only(bus: VirtualBus) -> None:
     slow = Client(bus.link, 115_200)
     assert slow.ping(6)
     assert not slow.ping(5)
+    # While the bus waits for its last client to leave, too.
+    assert not bus.wait_until_released(0.05)
+    assert slow.ping(6)
     slow.close()
 
 

@@ -11,11 +11,11 @@ import tty
 from pathlib import Path
 
 from so101_driver.errors import UserError
+from so101_driver.registers import BAUD_RATES
 
 _TCGETS2 = 0x802C542A
 _TERMIOS2 = struct.Struct("IIIIB19xII")
 """``struct termios2`` of Linux, whose last fields are the speeds in plain numbers."""
-FACTORY_BAUD = 1_000_000
 
 
 class Terminal:
@@ -76,12 +76,10 @@ class Terminal:
 
     def baud(self) -> int:
         """Speed that the client has set, in bits per second."""
-        if self._slave < 0:
-            return FACTORY_BAUD
         try:
-            raw = fcntl.ioctl(self._slave, _TCGETS2, bytes(_TERMIOS2.size))
+            raw = fcntl.ioctl(self.descriptor, _TCGETS2, bytes(_TERMIOS2.size))
         except OSError:
-            return FACTORY_BAUD
+            return BAUD_RATES[0]
         return _TERMIOS2.unpack(raw)[-1]
 
     def _remove_link(self) -> None:
@@ -108,7 +106,7 @@ def make_link(link: Path, port: str) -> None:
     except FileExistsError as error:
         raise UserError(
             f"cannot make the link {link}: it exists already, perhaps another virtual arm runs; "
-            "give another path."
+            "remove it, or give another path."
         ) from error
     except OSError as error:
         raise UserError(

@@ -132,11 +132,13 @@ class VirtualBus:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop answering and close the pseudo-terminal."""
+        """Stop answering, end all faults and close the pseudo-terminal."""
         self._stopping = True
         if self._thread.is_alive():
             self._wake()
             self._thread.join()
+        with self.arm.lock:
+            self._injector.clear(None, self.arm.now_s)
         self._terminal.unplug()
         for name in ("_wake_read", "_wake_write"):
             descriptor = getattr(self, name)

@@ -215,10 +215,10 @@ class VirtualServo:
     def set_faults(self, faults: ServoFaults, now_s: float) -> None:
         """Let these faults replace the ones before."""
         was_powered = self._powered
-        before, self.faults = self.faults, faults
+        self.faults = faults
         if self._powered != was_powered:
             self.power_cycle(now_s)
-        if faults.overload and not before.overload:
+        if faults.overload and not self.protections.overloaded:
             self.protections.trip()
         self._disguise()
         self._apply_settings()
@@ -333,4 +333,6 @@ class IdealServo(VirtualServo):
         is_goal = super().write(address, data, now_s)
         if self.settings.enabled and self.settings.torque_limit > 0.0 and not self.stuck:
             self.position_rad = self.goal_rad()
+        # Nobody lets time pass for its plant, which would keep every goal.
+        self.plant.start_from(self.position_rad)
         return is_goal
