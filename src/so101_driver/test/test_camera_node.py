@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +19,8 @@ import pytest
 
 pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.srv import ChangeState
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
@@ -32,68 +28,32 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 TOPICS = {"image_raw/compressed": CompressedImage, "image_raw": Image, "camera_info": CameraInfo}
 
 
-class Camera:
+@pytest.fixture
+def camera(node_process: Callable[[str], Any]) -> Any:
     """One camera process and a listener in this process."""
+    return node_process("camera_node")
 
-    def __init__(self, folder: Path, context: rclpy.Context) -> None:
-        self.log = folder / "camera.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.node = rclpy.create_node("listener", context=context)
-        self.executor = SingleThreadedExecutor(context=context)
-        self.executor.add_node(self.node)
-        self.reports: list[Any] = self.listen(DiagnosticArray, "/diagnostics")
 
-    def start(self, device: Path | str, *parameters: str) -> Camera:
-        given = (f"device:={device}", "view:=face_view", *parameters)
-        arguments = [part for text in given for part in ("-p", text)]
-        command = [sys.executable, "-m", "so101_driver.nodes.camera_node", "--ros-args"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, *arguments], stdout=log, stderr=subprocess.STDOUT
-            )
-        return self
+def start(camera: Any, device: Path | str, *parameters: str) -> Reports:
+    """Start the node with a device; returns what it reports."""
+    reports = Reports(camera.listen(DiagnosticArray, "/diagnostics"))
+    camera.start(f"device:={device}", "view:=face_view", *parameters)
+    return reports
 
-    def listen(self, message_type: type, topic: str) -> list[Any]:
-        messages: list[Any] = []
-        self.node.create_subscription(message_type, topic, messages.append, 10)
-        return messages
 
-    def wait(self, what: str, done: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not done():
-            assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s:\n{self.text()}"
-            self.executor.spin_once(timeout_sec=0.05)
+class Reports:
+    """The diagnostics of a node."""
 
-    def reported(self, level: int, words: str) -> dict[str, str] | None:
+    def __init__(self, arrays: list[DiagnosticArray]) -> None:
+        self.arrays = arrays
+
+    def values(self, level: int, words: str) -> dict[str, str] | None:
         """Values of the newest report with this level and these words."""
-        for array in reversed(self.reports):
+        for array in reversed(self.arrays):
             status = array.status[0]
             if ord(status.level) == level and words in status.message:
                 return {entry.key: entry.value for entry in status.values}
         return None
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def close(self) -> None:
-        if self.process is not None and not self.ended():
-            self.process.kill()
-            self.process.wait()
-        self.executor.shutdown()
-        self.node.destroy_node()
-
-
-@pytest.fixture
-def camera(tmp_path: Path) -> Iterator[Camera]:
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    camera = Camera(tmp_path, context)
-    yield camera
-    camera.close()
-    rclpy.shutdown(context=context)
 
 
 def picture(step: int = 0) -> np.ndarray:
@@ -127,9 +87,9 @@ def stamp_s(message: Any) -> float:
     return message.header.stamp.sec + message.header.stamp.nanosec * 1e-9
 
 
-def test_publishes_what_the_simulated_cameras_publish(camera: Camera, video: Path) -> None:
+def test_publishes_what_the_simulated_cameras_publish(camera: Any, video: Path) -> None:
     received = {kind: camera.listen(t, f"camera/face_view/{kind}") for kind, t in TOPICS.items()}
-    camera.start(video, "frame_prefix:=left_")
+    start(camera, video, "frame_prefix:=left_")
     camera.wait("pictures", lambda: all(len(messages) >= 5 for messages in received.values()))
 
     raw = received["image_raw"][-1]
@@ -153,13 +113,13 @@ def test_publishes_what_the_simulated_cameras_publish(camera: Camera, video: Pat
     assert np.median(steps) == pytest.approx(0.05, abs=0.02)
 
 
-def test_the_policy_takes_its_pictures(camera: Camera, video: Path) -> None:
+def test_the_policy_takes_its_pictures(camera: Any, video: Path) -> None:
     """Through the policy's own conversion, so that a change of either side is noticed."""
     messages = pytest.importorskip("wallx_policy.nodes.policy_messages")
     images = pytest.importorskip("wallx_policy.images")
     compressed = camera.listen(CompressedImage, "camera/face_view/image_raw/compressed")
     raw = camera.listen(Image, "camera/face_view/image_raw")
-    camera.start(video)
+    start(camera, video)
     camera.wait("pictures", lambda: len(compressed) >= 2 and len(raw) >= 2)
     for message in (compressed[-1], raw[-1]):
         rgb = images.to_rgb(messages.image_payload(message))
@@ -168,10 +128,10 @@ def test_the_policy_takes_its_pictures(camera: Camera, video: Path) -> None:
 
 
 def test_jpeg_files_pass_through_unchanged_and_raw_is_made_only_for_its_listeners(
-    camera: Camera, folder: Path
+    camera: Any, folder: Path
 ) -> None:
     compressed = camera.listen(CompressedImage, "camera/face_view/image_raw/compressed")
-    camera.start(folder)
+    start(camera, folder)
     camera.wait("pictures", lambda: len(compressed) >= 6)
     files = {path.read_bytes() for path in folder.iterdir()}
     assert all(bytes(message.data) in files for message in compressed)
@@ -180,7 +140,7 @@ def test_jpeg_files_pass_through_unchanged_and_raw_is_made_only_for_its_listener
     camera.wait("raw pictures", lambda: len(raw) >= 2)
 
 
-def test_a_calibration_reaches_camera_info(camera: Camera, video: Path, tmp_path: Path) -> None:
+def test_a_calibration_reaches_camera_info(camera: Any, video: Path, tmp_path: Path) -> None:
     path = tmp_path / "face.yaml"
     path.write_text(
         "image_width: 64\nimage_height: 48\ndistortion_model: plumb_bob\n"
@@ -190,7 +150,7 @@ def test_a_calibration_reaches_camera_info(camera: Camera, video: Path, tmp_path
         "projection_matrix: {data: [60, 0, 32, 0, 0, 61, 24, 0, 0, 0, 1, 0]}\n"
     )
     infos = camera.listen(CameraInfo, "camera/face_view/camera_info")
-    camera.start(video, f"calibration:={path}")
+    start(camera, video, f"calibration:={path}")
     camera.wait("camera_info", lambda: bool(infos))
     assert list(infos[0].k) == [60, 0, 32, 0, 61, 24, 0, 0, 1]
     assert list(infos[0].d) == [0.1, 0, 0, 0, 0]
@@ -198,58 +158,57 @@ def test_a_calibration_reaches_camera_info(camera: Camera, video: Path, tmp_path
 
 @pytest.mark.parametrize("kind", ["video", "folder"])
 def test_a_camera_that_vanishes_is_reported_and_taken_again_without_a_restart(
-    camera: Camera, video: Path, folder: Path, kind: str
+    camera: Any, video: Path, folder: Path, kind: str
 ) -> None:
     path = video if kind == "video" else folder
     compressed = camera.listen(CompressedImage, "camera/face_view/image_raw/compressed")
-    camera.start(path, "reconnect_s:=0.2")
+    reports = start(camera, path, "reconnect_s:=0.2")
     camera.wait("pictures", lambda: len(compressed) >= 3)
     away = path.with_name("away")
     path.rename(away)
-    camera.wait("an error", lambda: camera.reported(2, path.name) is not None)
+    camera.wait("an error", lambda: reports.values(2, path.name) is not None)
     before = len(compressed)
     away.rename(path)
     camera.wait("new pictures", lambda: len(compressed) >= before + 3)
-    camera.wait("recovery", lambda: camera.reported(0, "pictures per second") is not None)
-    camera.reports.clear()
-    camera.wait("a report", lambda: camera.reported(0, "pictures per second") is not None)
-    assert camera.reported(0, "pictures")["reconnections"] == "1"
+    reports.arrays.clear()
+    camera.wait("recovery", lambda: reports.values(0, "pictures per second") is not None)
+    assert reports.values(0, "pictures")["reconnections"] == "1"
     assert "is back" in camera.text()
     stamps = [stamp_s(message) for message in compressed]
     assert stamps == sorted(set(stamps))
 
 
 @pytest.mark.parametrize(("level", "word"), [(0, "black"), (120, "blank")])
-def test_empty_pictures_are_reported(camera: Camera, tmp_path: Path, level: int, word: str) -> None:
+def test_empty_pictures_are_reported(camera: Any, tmp_path: Path, level: int, word: str) -> None:
     folder = tmp_path / "empty"
     folder.mkdir()
     cv2.imwrite(str(folder / "0.jpg"), np.full((48, 64, 3), level, np.uint8))
-    camera.start(folder)
-    camera.wait("a warning", lambda: camera.reported(1, f"the picture is {word}") is not None)
-    values = camera.reported(1, word)
+    reports = start(camera, folder)
+    camera.wait("a warning", lambda: reports.values(1, f"the picture is {word}") is not None)
+    values = reports.values(1, word)
     assert int(values[f"{word} pictures seen"]) >= 1
     assert camera.text().count(f"the picture is {word}") == 1, "said once, not for every picture"
 
 
-def test_a_frozen_picture_is_reported(camera: Camera, tmp_path: Path) -> None:
+def test_a_frozen_picture_is_reported(camera: Any, tmp_path: Path) -> None:
     folder = tmp_path / "still"
     folder.mkdir()
     cv2.imwrite(str(folder / "0.jpg"), picture())
-    camera.start(folder, "frozen_after_s:=1.0")
-    camera.wait("a warning", lambda: camera.reported(1, "the picture is frozen") is not None)
-    assert camera.reported(1, "frozen")["picture"] == "frozen"
+    reports = start(camera, folder, "frozen_after_s:=1.0")
+    camera.wait("a warning", lambda: reports.values(1, "the picture is frozen") is not None)
+    assert reports.values(1, "frozen")["picture"] == "frozen"
 
 
 def test_diagnostics_show_rate_delay_size_and_the_source_of_stamps(
-    camera: Camera, video: Path
+    camera: Any, video: Path
 ) -> None:
-    camera.start(video)
-    camera.wait("a report", lambda: camera.reported(0, "pictures per second") is not None)
-    values = camera.reported(0, "pictures per second")
+    reports = start(camera, video)
+    camera.wait("a report", lambda: reports.values(0, "pictures per second") is not None)
+    values = reports.values(0, "pictures per second")
     assert values["size"] == "64x48"
     assert values["stamps"] == "the time at which the file's picture was due"
     assert {"rate_hz", "latency_p50_ms", "pictures", "device", "brightness"} <= set(values)
-    assert camera.reports[-1].status[0].name == "/camera"
+    assert reports.arrays[-1].status[0].name == "/camera"
     assert camera.text().count("pictures are stamped by") == 1
 
 
@@ -265,18 +224,18 @@ def test_diagnostics_show_rate_delay_size_and_the_source_of_stamps(
     ],
 )
 def test_bad_input_is_one_sentence_and_status_1(
-    camera: Camera, video: Path, device: str, parameters: tuple[str, ...], sentence: str
+    camera: Any, video: Path, device: str, parameters: tuple[str, ...], sentence: str
 ) -> None:
-    camera.start(video if device == "VIDEO" else device, *parameters)
+    start(camera, video if device == "VIDEO" else device, *parameters)
     camera.wait("end", camera.ended)
     assert camera.process.returncode == 1
     assert sentence in camera.text()
     assert "Traceback" not in camera.text()
 
 
-def test_the_lifecycle_opens_and_lets_go_and_signals_end_it(camera: Camera, video: Path) -> None:
+def test_the_lifecycle_opens_and_lets_go_and_signals_end_it(camera: Any, video: Path) -> None:
     compressed = camera.listen(CompressedImage, "camera/face_view/image_raw/compressed")
-    camera.start(video, "autostart:=false")
+    start(camera, video, "autostart:=false")
     client = camera.node.create_client(ChangeState, "camera/change_state")
     camera.wait("service", client.service_is_ready)
 

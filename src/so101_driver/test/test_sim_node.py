@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +20,7 @@ import pytest
 pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 pytest.importorskip("mujoco")
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_msgs.msg import String
 from visualization_msgs.msg import MarkerArray
@@ -37,69 +33,27 @@ from wallx_msgs.srv import ResetScene
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 
-class Sim:
-    """One simulator process and a listener in this process."""
-
-    def __init__(self, folder: Path, context: rclpy.Context) -> None:
-        self.link = folder / "run" / "arm"
-        self.log = folder / "sim.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.node = rclpy.create_node("listener", context=context)
-        self.executor = SingleThreadedExecutor(context=context)
-        self.executor.add_node(self.node)
-        self.received: dict[str, list[Any]] = {}
-
-    def start(self, *parameters: str) -> Sim:
-        arguments = [part for text in parameters for part in ("-p", text)]
-        command = [sys.executable, "-m", "so101_driver.nodes.sim_node", "--ros-args"]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "-p", f"port_link:={self.link}", *arguments],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
-        return self
-
-    def listen(self, message_type: type, topic: str) -> list[Any]:
-        messages: list[Any] = []
-        self.node.create_subscription(message_type, topic, messages.append, 10)
-        return messages
-
-    def wait(self, what: str, done: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not done():
-            assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s:\n{self.text()}"
-            self.executor.spin_once(timeout_sec=0.05)
-
-    def text(self) -> str:
-        return self.log.read_text(errors="replace")
-
-    def children(self) -> list[psutil.Process]:
-        return psutil.Process(self.process.pid).children(recursive=True)
-
-    def open_port(self) -> int:
-        self.wait("port", self.link.exists)
-        return os.open(self.link, os.O_RDWR | os.O_NOCTTY)
-
-    def ended(self) -> bool:
-        return self.process.poll() is not None
-
-    def close(self) -> None:
-        if self.process is not None and not self.ended():
-            self.process.kill()
-            self.process.wait()
-        self.executor.shutdown()
-        self.node.destroy_node()
-
-
 @pytest.fixture
-def sim(tmp_path: Path) -> Iterator[Sim]:
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    sim = Sim(tmp_path, context)
-    yield sim
-    sim.close()
-    rclpy.shutdown(context=context)
+def sim(node_process: Callable[[str], Any]) -> Any:
+    """One simulator process and a listener in this process."""
+    return node_process("sim_node")
+
+
+def link(sim: Any) -> Path:
+    return sim.folder / "run" / "arm"
+
+
+def start(sim: Any, *parameters: str) -> None:
+    sim.start(f"port_link:={link(sim)}", *parameters)
+
+
+def children(sim: Any) -> list[psutil.Process]:
+    return psutil.Process(sim.process.pid).children(recursive=True)
+
+
+def open_port(sim: Any) -> int:
+    sim.wait("port", link(sim).exists)
+    return os.open(link(sim), os.O_RDWR | os.O_NOCTTY)
 
 
 def answers(port: int) -> bool:
@@ -108,8 +62,8 @@ def answers(port: int) -> bool:
     return protocol.status(1) in os.read(port, 4096)
 
 
-def test_publishes_cameras_objects_diagnostics_and_the_wire(sim: Sim) -> None:
-    sim.start("frame_prefix:=left_")
+def test_publishes_cameras_objects_diagnostics_and_the_wire(sim: Any) -> None:
+    start(sim, "frame_prefix:=left_")
     pictures = {
         (view, kind): sim.listen(message_type, f"camera/{view}/{kind}")
         for view in ("face_view", "wrist_view")
@@ -144,7 +98,7 @@ def test_publishes_cameras_objects_diagnostics_and_the_wire(sim: Sim) -> None:
     assert markers["red_cube"].pose.position.z == pytest.approx(0.0125, abs=0.002)
     assert markers["red_cube"].header.frame_id == "left_base_link"
 
-    port = sim.open_port()
+    port = open_port(sim)
     os.write(port, protocol.sync_write(42, {1: reg.GOAL_POSITION.encode(2100)}))
     sim.wait("wire log", lambda: bool(wire))
     os.close(port)
@@ -152,8 +106,8 @@ def test_publishes_cameras_objects_diagnostics_and_the_wire(sim: Sim) -> None:
     assert list(wire[-1].goal_ticks) == [2100]
 
 
-def test_reset_places_the_cubes_by_seed(sim: Sim) -> None:
-    sim.start("cameras:=false", "seed:=1")
+def test_reset_places_the_cubes_by_seed(sim: Any) -> None:
+    start(sim, "cameras:=false", "seed:=1")
     objects = sim.listen(MarkerArray, "sim/objects")
     client = sim.node.create_client(ResetScene, "sim/reset")
     sim.wait("objects", lambda: bool(objects))
@@ -178,10 +132,10 @@ def _stamp_s(marker: Any) -> float:
     return marker.header.stamp.sec + marker.header.stamp.nanosec * 1e-9
 
 
-def test_faults_come_from_a_file_and_from_a_topic(sim: Sim, tmp_path: Path) -> None:
+def test_faults_come_from_a_file_and_from_a_topic(sim: Any, tmp_path: Path) -> None:
     script = tmp_path / "faults.yaml"
     script.write_text("- {fault: mute, servo: 4}\n")
-    sim.start("cameras:=false", f"faults:={script}")
+    start(sim, "cameras:=false", f"faults:={script}")
     faults = sim.node.create_publisher(String, "sim/fault", 10)
 
     def say(text: str, answer: str) -> None:
@@ -189,17 +143,17 @@ def test_faults_come_from_a_file_and_from_a_topic(sim: Sim, tmp_path: Path) -> N
         faults.publish(String(data=text))
         sim.wait(answer, lambda: answer in sim.text())
 
-    port = sim.open_port()
+    port = open_port(sim)
     assert heard(port) == [1, 2, 3, 5, 6]
     say("clear", "faults cleared")
     assert heard(port) == [1, 2, 3, 4, 5, 6]
     say("fault: mute, servo: 9", "there is no servo 9")
     say("rubbish", "'rubbish' is no fault")
-    first = os.readlink(sim.link)
+    first = os.readlink(link(sim))
     say("fault: unplug, for_s: 1.0", "fault unplug injected")
-    sim.wait("unplugged", lambda: not os.path.lexists(sim.link))
+    sim.wait("unplugged", lambda: not os.path.lexists(link(sim)))
     os.close(port)
-    port = sim.open_port()
+    port = open_port(sim)
     assert heard(port) == [1, 2, 3, 4, 5, 6]
     assert first.startswith("/dev/pts/")
     os.close(port)
@@ -211,11 +165,11 @@ def heard(port: int) -> list[int]:
     return [packet.servo_id for packet in protocol.StatusParser().feed(os.read(port, 4096))]
 
 
-def test_keeps_answering_after_signals_until_the_driver_closes_the_port(sim: Sim) -> None:
-    sim.start()
-    port = sim.open_port()
-    sim.wait("renderer", lambda: "servos answer" in sim.text() and sim.children())
-    renderer = sim.children()
+def test_keeps_answering_after_signals_until_the_driver_closes_the_port(sim: Any) -> None:
+    start(sim)
+    port = open_port(sim)
+    sim.wait("renderer", lambda: "servos answer" in sim.text() and children(sim))
+    renderer = children(sim)
     sim.process.send_signal(signal.SIGINT)
     sim.process.send_signal(signal.SIGTERM)
     time.sleep(1.0)
@@ -224,13 +178,13 @@ def test_keeps_answering_after_signals_until_the_driver_closes_the_port(sim: Sim
     os.close(port)
     sim.wait("end", sim.ended, 10.0)
     assert sim.process.returncode == 0, sim.text()
-    assert not sim.link.is_symlink()
+    assert not link(sim).is_symlink()
     assert not any(child.is_running() for child in renderer)
 
 
-def test_does_not_wait_for_the_driver_forever(sim: Sim) -> None:
-    sim.start("cameras:=false", "ending_timeout_s:=0.5")
-    port = sim.open_port()
+def test_does_not_wait_for_the_driver_forever(sim: Any) -> None:
+    start(sim, "cameras:=false", "ending_timeout_s:=0.5")
+    port = open_port(sim)
     sim.process.send_signal(signal.SIGTERM)
     sim.wait("end", sim.ended, 10.0)
     os.close(port)
@@ -238,32 +192,45 @@ def test_does_not_wait_for_the_driver_forever(sim: Sim) -> None:
 
 
 def test_renderer_dies_with_a_killed_simulator_and_a_new_one_takes_over_the_link(
-    sim: Sim,
+    sim: Any,
 ) -> None:
     shared_before = set(os.listdir("/dev/shm"))
-    sim.start()
-    sim.wait("renderer", lambda: "servos answer" in sim.text() and bool(sim.children()))
-    children = sim.children()
+    start(sim)
+    sim.wait("renderer", lambda: "servos answer" in sim.text() and bool(children(sim)))
+    renderer = children(sim)
     sim.process.kill()
     sim.process.wait()
-    psutil.wait_procs(children, timeout=10.0)
+    psutil.wait_procs(renderer, timeout=10.0)
     # Whoever adopts orphans may reap late: a zombie here has ended.
-    assert not [c for c in children if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
+    assert not [c for c in renderer if c.is_running() and c.status() != psutil.STATUS_ZOMBIE]
     left = set(os.listdir("/dev/shm")) - shared_before
     assert not [name for name in left if "fastrtps" not in name and "fastdds" not in name]
 
-    assert sim.link.is_symlink()
-    sim.start("cameras:=false")
+    assert link(sim).is_symlink()
+    start(sim, "cameras:=false")
     sim.wait("new port", lambda: "servos answer" in sim.text())
-    port = sim.open_port()
+    port = open_port(sim)
     assert answers(port)
     os.close(port)
 
 
-def test_dead_renderer_ends_the_simulator_with_a_sentence(sim: Sim) -> None:
-    sim.start()
-    sim.wait("renderer", lambda: "servos answer" in sim.text() and bool(sim.children()))
-    for child in sim.children():
+def test_a_link_that_leads_to_no_pseudo_terminal_is_left_alone(sim: Sim, tmp_path: Path) -> None:
+    """It may be a real arm's, given by mistake."""
+    device = tmp_path / "ttyACM0"
+    device.touch()
+    sim.link.parent.mkdir()
+    sim.link.symlink_to(device)
+    sim.start("cameras:=false")
+    sim.wait("end", sim.ended)
+    assert sim.process.returncode == 1
+    assert "exists already" in sim.text()
+    assert os.readlink(sim.link) == str(device)
+
+
+def test_dead_renderer_ends_the_simulator_with_a_sentence(sim: Any) -> None:
+    start(sim)
+    sim.wait("renderer", lambda: "servos answer" in sim.text() and bool(children(sim)))
+    for child in children(sim):
         child.kill()
     sim.wait("end", sim.ended, 15.0)
     assert sim.process.returncode == 1
@@ -280,9 +247,9 @@ def test_dead_renderer_ends_the_simulator_with_a_sentence(sim: Sim) -> None:
     ],
 )
 def test_bad_input_is_one_sentence_and_status_1(
-    sim: Sim, parameters: tuple[str, ...], sentence: str
+    sim: Any, parameters: tuple[str, ...], sentence: str
 ) -> None:
-    sim.start(*parameters)
+    start(sim, *parameters)
     sim.wait("end", sim.ended)
     assert sim.process.returncode == 1
     assert sentence in sim.text()
