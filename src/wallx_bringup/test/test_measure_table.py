@@ -137,6 +137,7 @@ def test_what_cannot_work_is_told_before_anything_is_measured(tmp_path, capsys) 
 
 def test_without_an_arm_it_says_so(monkeypatch, tmp_path, capsys) -> None:
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+    monkeypatch.setattr("wallx_bringup.nodes.table_tool.DISCOVERY_S", 0.5)
     with lock_free_domain() as domain:
         monkeypatch.setenv("ROS_DOMAIN_ID", str(domain.id))
         assert main(["measure-table", "--output", str(tmp_path / "a.yaml")]) == 1

@@ -30,8 +30,9 @@ from so101_driver.table_plane import (
     with_table,
 )
 
+from wallx_bringup.nodes.tools import DISCOVERY_S
+
 TOPIC = "joint_states"
-DISCOVERY_S = 5.0
 BACKLOG_S = 0.1
 """Messages that came in while the user was asked are dealt with in this time."""
 WINDOW_S = 0.5
