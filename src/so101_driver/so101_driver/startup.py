@@ -24,13 +24,17 @@ def missing_module_sentence(program: str, module: str) -> str:
     return f"{program}: the Python module '{module}' is missing: {fix}."
 
 
-def start(module: str) -> None:
+def start(module: str, program: str = "") -> None:
     """Import a node's module and run its ``main``.
+
+    Args:
+        module: Full name of the module.
+        program: What messages call it; the module's own name if empty.
 
     Raises:
         SystemExit: With status 1 and one sentence when something that it imports is missing.
     """
-    program = module.rsplit(".", 1)[-1]
+    program = program or module.rsplit(".", 1)[-1]
     try:
         node = importlib.import_module(module)
     except ModuleNotFoundError as error:
@@ -72,4 +76,4 @@ def calibrate() -> None:
 
 def virtual_bus() -> None:
     """Entry point of ``ros2 run so101_driver virtual_bus``."""
-    start("so101_driver.sim.program")
+    start("so101_driver.sim.program", "virtual_bus")

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import sys
+from pathlib import Path
 
 import pytest
 from so101_driver.startup import start
+
+from so101_driver import startup
+
+SETUP = (Path(__file__).parents[1] / "setup.py").read_text()
+ENTRIES = re.findall(r"so101_driver\.startup:(\w+)", SETUP)
 
 
 def module_that_imports(tmp_path, monkeypatch, name: str) -> str:
@@ -25,6 +32,16 @@ def test_missing_module_is_one_sentence_with_the_command(tmp_path, monkeypatch, 
     assert name.split(".")[0] in sentence
     assert fix in sentence
     assert "\n" not in sentence
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_program_calls_itself_as_it_was_called(entry, monkeypatch):
+    def missing(_module):
+        raise ModuleNotFoundError(name="no_such_physics")
+
+    monkeypatch.setattr("importlib.import_module", missing)
+    with pytest.raises(SystemExit, match=f"^{entry}: the Python module"):
+        getattr(startup, entry)()
 
 
 def test_a_node_with_everything_there_runs(tmp_path, monkeypatch, capsys):

@@ -10,6 +10,7 @@ import pytest
 from wallx_bringup.arguments import ARGUMENTS
 from wallx_bringup.cli import main
 from wallx_bringup.message_text import fill_message, message_text
+from wallx_bringup.session import RunningGraph
 
 SetBool = pytest.importorskip("std_srvs.srv", reason="needs ROS 2").SetBool
 SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "wallx"
@@ -38,6 +39,21 @@ def test_what_is_wrong_is_one_line_and_status_1(
     error = capsys.readouterr().err
     assert error.startswith(f"wallx: {sentence}")
     assert error.count("\n") == 1
+
+
+def test_only_what_joins_a_graph_must_be_told_which_of_several(monkeypatch, capsys) -> None:
+    graphs = [RunningGraph(pid, 40 + pid, True, "/", "/tmp", "") for pid in (1, 2)]
+    monkeypatch.setattr("wallx_bringup.cli.running_graphs", lambda _environment: graphs)
+
+    def become(path: Path, *_args: object) -> None:
+        raise SystemExit(path.name)
+
+    monkeypatch.setattr("os.execve", become)
+    for program in ("virtual_bus", "calibrate"):
+        with pytest.raises(SystemExit, match=program):
+            main(["run", "so101_driver", program])
+    assert main(["run", "so101_driver", "safety_node"]) == 1
+    assert "several graphs are running, name one: --graph 1" in capsys.readouterr().err
 
 
 def test_the_script_runs_in_the_environment_it_lies_in_though_not_activated(tmp_path: Path) -> None:

@@ -24,6 +24,9 @@ from wallx_bringup.session import (
     running_graphs,
 )
 
+_WITHOUT_ROS = ("calibrate", "virtual_bus")
+"""Executables that join no graph: it does not matter to them which of several is meant."""
+
 _UP_HELP = "start the graph (the arm is simulated unless sim:=false); Ctrl-C parks it and ends it"
 
 
@@ -268,7 +271,9 @@ def _pub(options: argparse.Namespace) -> int:
 
 def _run(options: argparse.Namespace) -> int:
     path = find_executable(options.package, options.executable, os.environ)
-    graph = choose_graph(running_graphs(os.environ), options.graph)
+    graph = None
+    if options.graph is not None or options.executable not in _WITHOUT_ROS:
+        graph = choose_graph(running_graphs(os.environ), options.graph)
     environment = dict(os.environ) if graph is None else graph.environment(os.environ)
     os.execve(path, [str(path), *options.arguments], with_own_python(environment))
 
