@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,7 +46,7 @@ from so101_driver.errors import UserError
 from so101_driver.interrupts import ending_signals, finish_first
 from so101_driver.joints import data_path
 from so101_driver.kinematics import Kinematics
-from so101_driver.port_users import port_users
+from so101_driver.port_users import check_unused
 from so101_driver.serial_ports import only_adapter
 
 DONE, DIFFERS, FAILED, INTERRUPTED = 0, 1, 2, 130
@@ -135,7 +135,8 @@ def _run(options: argparse.Namespace, console: Console, given: Answers | None) -
     # A bad file is found out before the arm is touched.
     file = None if writes else Calibration.load(path).joints
     port = options.port or only_adapter().path
-    with _open(port) as bus:
+    check_unused(port)
+    with ServoBus(port) as bus:
         # Firmware makes no difference to an encoder.
         arm_setup.identify(bus, allow_mixed_firmware=True)
         job = Job(options, kind, bus, console, given)
@@ -337,18 +338,6 @@ def _agreed(job: Job, answers: Answers, question: str) -> bool:
     if job.options.yes:
         return True
     return answers.ask(f"{question} [y/N]").lower() in ("y", "yes")
-
-
-@contextlib.contextmanager
-def _open(port: str) -> Iterator[ServoBus]:
-    if users := port_users(port):
-        names = ", ".join(map(str, users))
-        raise UserError(
-            f"the port {port} is in use by {names}: end it first, two programs on one port read "
-            "halves of each other's answers."
-        )
-    with ServoBus(port) as bus:
-        yield bus
 
 
 def _ended(console: Console, text: str, status: int) -> int:

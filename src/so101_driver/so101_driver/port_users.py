@@ -7,11 +7,14 @@ asking the kernel who has it is the only way to know.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-_INTERPRETERS = ("python", "pypy", "bash", "sh", "uv", "env")
+from so101_driver.errors import UserError
+
+_INTERPRETER = re.compile(r"(python|pypy)[0-9.]*|bash|sh|uv|env")
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +53,15 @@ def port_users(port: str, proc: Path = Path("/proc")) -> list[PortUser]:
             continue
         users.append(PortUser(int(process.name), _command(process)))
     return users
+
+
+def check_unused(port: str) -> None:
+    """Check that no other program has a port open; UserError names those that have."""
+    if users := port_users(port):
+        raise UserError(
+            f"the port {port} is in use by {', '.join(map(str, users))}: end it first, two "
+            "programs on one port read halves of each other's answers."
+        )
 
 
 def _processes(proc: Path) -> list[Path]:
@@ -97,7 +109,7 @@ def _command(process: Path) -> str:
     except OSError:
         words = []
     words = [word for word in words if word]
-    if words and Path(words[0]).name.startswith(_INTERPRETERS):
+    if words and _INTERPRETER.fullmatch(Path(words[0]).name):
         script = next((word for word in words[1:] if not word.startswith("-")), None)
         if script:
             return Path(script).name

@@ -242,13 +242,19 @@ def test_names_are_the_scripts(tmp_path):
         (7, "/usr/bin/python3\0-m\0screen\0"),
         (8, "/opt/arduino\0--fast\0"),
         (9, ""),
+        (10, "/usr/bin/shotwell\0/photos\0"),
     ):
         folder = tmp_path / str(pid)
         (folder / "fd").mkdir(parents=True)
         (folder / "fd/3").symlink_to("/dev/ttyACM0")
         (folder / "cmdline").write_text(command)
     named = [str(user) for user in port_users("/dev/ttyACM0", tmp_path)]
-    assert named == ["screen (process 7)", "arduino (process 8)", "an unnamed program (process 9)"]
+    assert named == [
+        "screen (process 7)",
+        "arduino (process 8)",
+        "an unnamed program (process 9)",
+        "shotwell (process 10)",
+    ]
 
 
 @pytest.mark.bus

@@ -44,6 +44,7 @@ def test_commands_that_fail_or_do_not_exist_say_nothing() -> None:
     host = Host()
     assert host.command(("echo", "yes")) == "yes\n"
     assert host.command(("false",)) is None
+    assert host.command(("printf", "\\377")) is None
     assert host.command(("no-such-program-here",)) is None
 
 

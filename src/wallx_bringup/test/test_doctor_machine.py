@@ -111,6 +111,13 @@ def test_a_middleware_that_is_not_there_fails() -> None:
     assert ros(zenoh, missing="rmw_zenoh_cpp")["ROS middleware"].level is Level.FAIL
 
 
+@pytest.mark.parametrize("name", ["rmw.zenoh", "no_such/rmw", "rmw_none_cpp", "."])
+def test_a_middleware_of_any_name_is_looked_for(name: str) -> None:
+    checks = check_ros(Machine(environ={"RMW_IMPLEMENTATION": name}), lambda *_names: None)
+    assert checks[1].level is Level.FAIL
+    assert name in checks[1].text
+
+
 @pytest.mark.parametrize(
     ("environ", "level", "said"),
     [
@@ -119,6 +126,7 @@ def test_a_middleware_that_is_not_there_fails() -> None:
         ({"ROS_DOMAIN_ID": "42", "ROS_LOCALHOST_ONLY": "1"}, Level.PASS, "this machine only"),
         ({"ROS_DOMAIN_ID": "x"}, Level.FAIL, "'x', which is no domain"),
         ({"ROS_DOMAIN_ID": "102"}, Level.FAIL, "no domain"),
+        ({"ROS_DOMAIN_ID": "4²"}, Level.FAIL, "'4²', which is no domain"),
     ],
 )
 def test_the_domain_is_explained(environ, level: Level, said: str) -> None:

@@ -151,8 +151,20 @@ def test_our_own_driver_may_have_the_port(machine: Machine) -> None:
 def test_our_driver_beside_another_program_fails(machine: Machine) -> None:
     path = machine.plug()
     machine.run(5, "/opt/lib/so101_driver/driver_node", opens=path)
-    machine.run(6, "/usr/bin/screen", opens=path)
-    assert machine.check()[1]["port users"].level is Level.FAIL
+    machine.run(7, "/usr/bin/screen", opens=path)
+    check = machine.check()[1]["port users"]
+    assert check.level is Level.FAIL
+    assert "kill 7" in check.fix
+    assert "5" not in check.fix, "the arm would not be parked"
+
+
+def test_two_drivers_on_one_port_fail(machine: Machine) -> None:
+    path = machine.plug()
+    for pid in (5, 6):
+        machine.run(pid, "/opt/lib/so101_driver/driver_node", opens=path)
+    check = machine.check()[1]["port users"]
+    assert check.level is Level.FAIL
+    assert "kill" not in check.fix
 
 
 def test_modem_manager_that_runs_is_warned_of_unless_a_rule_keeps_it_off(machine: Machine) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
+import numpy as np
+from numpy.typing import NDArray
 from so101_driver.camera_devices import CameraDevice, describe_modes, list_cameras
 from so101_driver.camera_preview import Preview, contact_sheet, preview
 from so101_driver.camera_source import SourceSettings
@@ -133,10 +135,10 @@ def _make_folder(out: Path) -> None:
         ) from error
 
 
-def _save(path: Path, bgr: object) -> None:
-    ok, data = cv2.imencode(path.suffix, bgr)
+def _save(path: Path, bgr: NDArray[np.uint8]) -> None:
+    _, data = cv2.imencode(path.suffix, bgr)
     try:
-        path.write_bytes(data.tobytes() if ok else b"")
+        path.write_bytes(data.tobytes())
     except OSError as error:
         raise UserError(
             f"cannot write {path} ({error.strerror}): give another folder with --out."

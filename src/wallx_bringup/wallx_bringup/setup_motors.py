@@ -14,7 +14,7 @@ from so101_driver.motor_setup import (
     find_single,
     set_up,
 )
-from so101_driver.port_users import port_users
+from so101_driver.port_users import check_unused
 from so101_driver.serial_ports import only_adapter
 from so101_driver.servo_search import answering
 
@@ -26,12 +26,7 @@ def run(options: argparse.Namespace) -> int:
     if options.motor is not None and options.motor not in SERVO_ID_OF:
         raise UserError(f"there is no motor '{options.motor}': name one of {', '.join(ORDER)}.")
     port = options.port or only_adapter().path
-    users = port_users(port)
-    if users:
-        raise UserError(
-            f"the port {port} is used by {', '.join(map(str, users))}: end that first, it would "
-            "talk to the motors meanwhile."
-        )
+    check_unused(port)
     _refuse_wired(port)
     joints = ORDER if options.motor is None else (options.motor,)
     done: list[MotorResult] = []

@@ -63,8 +63,8 @@ class Host:
         return self.root / "proc"
 
     def command(self, words: Sequence[str]) -> str | None:
-        """Return what a command prints; None if it is not installed, fails or takes too long."""
-        with contextlib.suppress(OSError, subprocess.SubprocessError):
+        """Return what a command prints; None if it is not installed, fails, hangs or is no text."""
+        with contextlib.suppress(OSError, ValueError, subprocess.SubprocessError):
             done = subprocess.run(
                 list(words), capture_output=True, text=True, timeout=_COMMAND_S, check=True
             )

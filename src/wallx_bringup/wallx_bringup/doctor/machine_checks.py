@@ -74,7 +74,7 @@ def _from_chrony(name: str, tracking: str) -> Check:
 def check_ros(
     host: Host,
     find: Callable[[str, str], object] | None = None,
-    has_module: Callable[[str], bool] = lambda name: importlib.util.find_spec(name) is not None,
+    has_module: Callable[[str], bool] | None = None,
 ) -> list[Check]:
     """Check ROS: installed, built, and its variables.
 
@@ -88,7 +88,13 @@ def check_ros(
         def find(package: str, executable: str) -> object:
             return find_executable(package, executable, host.environ)
 
+    has_module = has_module or _has_module
     return [_check_packages(find, has_module), _check_rmw(host, has_module), _check_domain(host)]
+
+
+def _has_module(name: str) -> bool:
+    # A name from an environment variable may be anything.
+    return name.isidentifier() and importlib.util.find_spec(name) is not None
 
 
 def _check_packages(find: Callable[[str, str], object], has_module: Callable[[str], bool]) -> Check:
@@ -138,7 +144,7 @@ def _check_domain(host: Host) -> Check:
             "on a shared network choose your own, e.g. export ROS_DOMAIN_ID=42, on all machines of "
             "this arm.",
         )
-    if not text.isdigit() or int(text) not in (0, *DOMAINS):
+    if not (text.isascii() and text.isdigit()) or int(text) not in (0, *DOMAINS):
         return failed(
             name,
             f"ROS_DOMAIN_ID is '{text}', which is no domain.",

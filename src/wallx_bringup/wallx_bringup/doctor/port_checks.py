@@ -164,8 +164,9 @@ def _check_users(state: PortState, label: str) -> Check:
     if state.ours and len(state.users) == 1:
         return passed(name, f"open in {who} of a running graph, as it should be.")
     kind = "another program has" if len(state.users) == 1 else "several programs have"
-    pids = " ".join(str(user.pid) for user in state.users)
-    fix = f"end it: kill {pids}"
+    # Our own driver is ended by ending its graph, which parks the arm first.
+    pids = " ".join(str(user.pid) for user in state.users if user.command not in OUR_NODES)
+    fix = f"end it: kill {pids}" if pids else "end one of the graphs with Ctrl-C."
     if any("lerobot" in user.command for user in state.users):
         fix = f"end LeRobot first (it lets the arm drop when it ends, so support it): kill {pids}"
     elif any(user.command == "ModemManager" for user in state.users):
