@@ -118,7 +118,7 @@ class DriverCore:
         self._silence.start(now_ns)
         self._filter.start()
         self._unverified.clear()
-        self._gate.start()
+        self._gate.demand_resync()
         self._accelerations = {
             servo_id: state.acceleration for servo_id, state in zip(SERVO_IDS, states, strict=True)
         }

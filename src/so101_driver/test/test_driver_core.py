@@ -346,6 +346,15 @@ def test_a_far_command_holds_until_commands_start_from_the_goal(bench):
     assert bench.snapshot().state is DriverState.ACTIVE
 
 
+def test_after_a_start_commands_must_begin_at_the_goal(bench):
+    """They may be those of before, for an arm that stands elsewhere now."""
+    assert bench.stream(bench.goal_rad + 0.1, 5) == {Refusal.DESYNC}
+    assert not moved(bench)
+    assert bench.stream(bench.goal_rad, 2) == {None}
+    assert bench.core.start(states(), FULL, bench.now_ns) is StartAction.ADOPT
+    assert bench.stream(bench.goal_rad + 0.1, 5) == {Refusal.DESYNC}
+
+
 def test_an_unknown_goal_counts_as_far_away(bench):
     """NaN compares false with everything: no comparison may let it pass."""
     command = bench.goal_rad.copy()

@@ -211,12 +211,14 @@ def test_two_arms_with_their_own_limits_do_not_hear_each_other(
         "listeners", lambda: all(c.get_subscription_count() for c in graph.commands.values())
     )
     left, right = graph.goals_rad("left"), graph.goals_rad("right")
+    graph.stream(0.1, left=left)
     graph.stream(0.3, left=left + 0.05)
     assert graph.goals_rad("left") == pytest.approx(left + 0.05, abs=0.003)
     assert graph.goals_rad("right") == pytest.approx(right)
 
     # Far along shoulder_pan: each is stopped where its own limits are.
     aim = {name: graph.goals_rad(name) for name in ("left", "right")}
+    graph.stream(0.1, **aim)
     for _ in range(40):
         for position in aim.values():
             position[0] = min(position[0] + 0.012, 0.45)

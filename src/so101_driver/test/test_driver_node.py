@@ -197,6 +197,7 @@ def test_limp_arm_is_switched_on_without_motion_and_then_follows(bench: Bench) -
     start = bench.goals_rad()
     assert bench.joint_states[-1].position == pytest.approx(start, abs=0.003)
     assert list(bench.joint_states[-1].effort) == []
+    bench.stream(start, 0.1)
     bench.stream(start + 0.1, 0.5)
     assert bench.goals_rad() == pytest.approx(start + 0.1, abs=0.002)
     assert any(status.state == DriverStatus.STATE_ACTIVE for status in bench.statuses)
@@ -237,6 +238,7 @@ def test_a_servo_that_presses_too_long_loses_force_and_the_status_says_so(bench:
 def test_killed_driver_leaves_the_arm_standing_and_the_next_one_adopts_it(bench: Bench) -> None:
     bench.started()
     start = bench.goals_rad()
+    bench.stream(start, 0.1)
     bench.stream(start + 0.1, 0.3)
     bench.end(signal.SIGKILL)
     goals = bench.goals()
@@ -321,6 +323,7 @@ def test_release_lowers_the_torque_before_it_is_off(bench: Bench) -> None:
 
 def test_estop_without_safety_freezes_the_arm(bench: Bench) -> None:
     bench.started()
+    bench.stream(bench.goals_rad(), 0.1)
     button = bench.node.create_publisher(Bool, "estop", latched())
     button.publish(Bool(data=True))
     bench.wait_for_state("ESTOP")
