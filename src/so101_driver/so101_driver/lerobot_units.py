@@ -11,9 +11,8 @@ PERCENT      (clip(t)−m) / (M−m) · 100       int(clip(v) / 100 · (M−m) +
 ===========  ==============================  ======================================
 
 Its quirks are part of it: ``int`` truncates towards zero, degrees are neither clamped nor turned by
-``drive_mode``, and the other two are turned before they are clamped. This module says what LeRobot
-would do with a value; what our own driver writes comes from ``calibration``, which rounds to the
-nearest tick and never leaves the range.
+``drive_mode``, and the other two are turned before they are clamped. ``calibration`` gives the same
+values, but writes other ticks: it rounds to the nearest and never leaves the range.
 """
 
 from __future__ import annotations
@@ -34,15 +33,13 @@ class UnitMode(Enum):
 
 def normalize(mode: UnitMode, joint: JointCalibration, ticks: int) -> float:
     """Return a raw tick in LeRobot's unit."""
-    low, high = joint.range_min, joint.range_max
-    if mode is UnitMode.DEGREES:
-        return (ticks - joint.mid_tick) * 360 / MAX_TICK
-    share = (min(high, max(low, ticks)) - low) / (high - low)
-    if mode is UnitMode.RANGE_100:
-        value = share * 200 - 100
-        return -value if joint.drive_mode else value
-    value = share * 100
-    return 100 - value if joint.drive_mode else value
+    match mode:
+        case UnitMode.DEGREES:
+            return joint.ticks_to_degrees(ticks)
+        case UnitMode.RANGE_100:
+            return joint.ticks_to_range100(ticks)
+        case UnitMode.PERCENT:
+            return joint.ticks_to_percent(ticks)
 
 
 def unnormalize(mode: UnitMode, joint: JointCalibration, value: float) -> int:

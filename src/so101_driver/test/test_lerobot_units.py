@@ -157,18 +157,6 @@ def test_our_ticks_are_nearest_and_in_range_where_lerobots_are_truncated():
             assert 90 < below < 240, (mode, joint)
 
 
-def test_our_values_are_lerobots():
-    values = {
-        DEGREES: JointCalibration.ticks_to_degrees,
-        RANGE_100: JointCalibration.ticks_to_range100,
-        PERCENT: JointCalibration.ticks_to_percent,
-    }
-    for joint in (PLAIN, TURNED, ODD, TURN, GRIPPER, BACKWARDS):
-        for mode, convert in values.items():
-            for ticks in range(-5, 4105, 3):
-                assert convert(joint, ticks) == normalize(mode, joint, ticks)
-
-
 def test_lerobot_itself_says_the_same():
     motors = pytest.importorskip("lerobot.motors")
     feetech = pytest.importorskip("lerobot.motors.feetech")
