@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import threading
 from collections.abc import Mapping
@@ -21,10 +22,11 @@ from so101_driver.errors import UserError
 from so101_driver.joints import data_path
 from so101_driver.nodes.camera_publisher import CameraPublisher
 from so101_driver.nodes.node_base import NodeBase, reliable, run_node
-from so101_driver.sim import Fault, FaultScript, GoalWrite, VirtualBus
+from so101_driver.sim import Fault, FaultScript, GoalWrite, RealTimeRunner, VirtualBus
 from so101_driver.sim.cameras import VIEWS, Frame
 from so101_driver.sim.loading import import_physics
 from so101_driver.sim.renderer import RenderProcess
+from so101_driver.sim.terminal import PSEUDO_TERMINALS
 from so101_driver.sim_parameters import PARAMETERS
 from wallx_msgs.msg import WireLog
 from wallx_msgs.srv import ResetScene
@@ -42,8 +44,7 @@ class SimNode(NodeBase):
     def __init__(self, **node_arguments: Any) -> None:
         super().__init__(**node_arguments)
         self._arm: Any = None
-        self._realtime: Any = None
-        self._runner: Any = None
+        self._runner: RealTimeRunner | None = None
         self._bus: VirtualBus | None = None
         self._faults = FaultScript()
         self._renderer: RenderProcess | None = None
@@ -59,14 +60,13 @@ class SimNode(NodeBase):
 
     def configure(self) -> None:
         """Load the calibration and the world."""
-        if self._link.is_symlink():
-            # Of a killed simulator: the driver must not take it for ours.
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if os.readlink(self._link).startswith(PSEUDO_TERMINALS):
+                # Of a killed simulator: the driver must not take it for ours.
                 self._link.unlink()
         self._faults = FaultScript.from_file(self.p.faults) if self.p.faults else FaultScript()
-        arm_simulation, self._realtime = import_physics()
         calibration = Calibration.load(self.p.calibration or data_path("sim_calibration.json"))
-        self._arm = arm_simulation.ArmSimulation(
+        self._arm = import_physics().ArmSimulation(
             self.p.seed,
             calibration=calibration,
             goal_write_enables_torque=self.p.goal_write_enables_torque,
@@ -105,7 +105,7 @@ class SimNode(NodeBase):
             faults=self._faults,
             link=self._link,
         )
-        self._runner = self._realtime.RealTimeRunner(self._arm)
+        self._runner = RealTimeRunner(self._arm)
         self._runner.start()
         self._bus.start()
         self._own_timers.append(self.create_timer(1.0 / _OBJECTS_RATE_HZ, self._publish_objects))

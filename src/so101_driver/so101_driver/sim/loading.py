@@ -8,8 +8,8 @@ from typing import Any
 from so101_driver.errors import UserError
 
 
-def import_physics() -> tuple[Any, Any]:
-    """Return the modules ``arm_simulation`` and ``realtime``.
+def import_physics() -> Any:
+    """Return the module ``arm_simulation``.
 
     This process never draws, so it needs no OpenGL library.
 
@@ -18,10 +18,10 @@ def import_physics() -> tuple[Any, Any]:
     """
     os.environ["MUJOCO_GL"] = "disabled"
     try:
-        from so101_driver.sim import arm_simulation, realtime
+        from so101_driver.sim import arm_simulation
     except ImportError as error:
         raise UserError(
             f"the simulator needs a Python package that is missing ({error}): 'make setup' brings "
             "it, or 'make ros-env' beside a ROS installation."
         ) from error
-    return arm_simulation, realtime
+    return arm_simulation

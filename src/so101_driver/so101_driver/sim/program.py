@@ -127,9 +127,8 @@ def build(options: argparse.Namespace) -> tuple[Any, VirtualBus, RealTimeRunner 
         )
         runner = RealTimeRunner(arm)
     else:
-        arm_simulation, _ = import_physics()
         part = FOLLOWER_7V4 if options.servos == "7.4V" else FOLLOWER_12V
-        arm = arm_simulation.ArmSimulation(script.seed, calibration=calibration, part=part)
+        arm = import_physics().ArmSimulation(script.seed, calibration=calibration, part=part)
         runner = RealTimeRunner(arm)
     link = Path(options.link).expanduser() if options.link else None
     bus = VirtualBus(arm, wire_timing=not options.no_wire_timing, faults=script, link=link)

@@ -13,6 +13,7 @@ from pathlib import Path
 from so101_driver.errors import UserError
 from so101_driver.registers import BAUD_RATES
 
+PSEUDO_TERMINALS = "/dev/pts/"
 _TCGETS2 = 0x802C542A
 _TERMIOS2 = struct.Struct("IIIIB19xII")
 """``struct termios2`` of Linux, whose last fields are the speeds in plain numbers."""
