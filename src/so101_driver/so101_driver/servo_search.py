@@ -23,7 +23,8 @@ _STATUS_BYTES = 6
 _BITS_PER_BYTE = 10
 _ANSWER_S = 0.006
 """Until a servo with the factory's return delay (0.5 ms) has been heard through a USB adapter."""
-_BROADCAST_S = 0.03
+_PATIENT_S = 0.03
+"""Until it has been heard through an adapter that collects bytes for 16 ms (FTDI's)."""
 _QUIET_S = 0.008
 
 
@@ -71,13 +72,13 @@ class SearchLine:
     ) -> None:
         self._serial.close()
 
-    def ping(self, servo_id: int) -> Heard:
-        """Ask one id."""
-        return self._ask(servo_id, _ANSWER_S, 0.001)
+    def ping(self, servo_id: int, wait_s: float = _ANSWER_S) -> Heard:
+        """Ask one id; what comes late is heard by a later call, and tells its id."""
+        return self._ask(servo_id, wait_s, 0.001)
 
     def ping_all(self) -> Heard:
         """Ask everybody at once: sound with a single servo, otherwise replies collide."""
-        return self._ask(protocol.BROADCAST_ID, _BROADCAST_S, _QUIET_S)
+        return self._ask(protocol.BROADCAST_ID, _PATIENT_S, _QUIET_S)
 
     def _ask(self, servo_id: int, wait_s: float, quiet_s: float) -> Heard:
         wire_s = 2 * _STATUS_BYTES * _BITS_PER_BYTE / self._baud_rate
@@ -107,7 +108,9 @@ class SearchLine:
 def answering(port: str, ids: Iterable[int], baud_rate: int = BAUD_RATES[0]) -> tuple[int, ...]:
     """Return which of some ids answer at one baud rate."""
     with SearchLine(port, baud_rate) as line:
-        return tuple(servo_id for servo_id in ids if servo_id in line.ping(servo_id).ids)
+        return tuple(
+            servo_id for servo_id in ids if servo_id in line.ping(servo_id, _PATIENT_S).ids
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 
 import pytest
@@ -32,11 +33,19 @@ def bus(factory: FactoryServos) -> Iterator[VirtualBus]:
         yield bus
 
 
+@pytest.fixture
+def two_rates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look at two of the eight baud rates, where the others do not matter."""
+    quick = functools.partial(search, baud_rates=BAUD_RATES[:2])
+    monkeypatch.setattr("so101_driver.motor_setup.search", quick)
+
+
 def test_the_walk_goes_from_the_gripper_to_the_base() -> None:
     assert ORDER[0] == "gripper"
     assert [SERVO_ID_OF[joint] for joint in ORDER] == [6, 5, 4, 3, 2, 1]
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_six_factory_motors_become_an_arm(factory: FactoryServos, bus: VirtualBus) -> None:
     done: dict[int, str] = {}
     for number, joint in enumerate(ORDER, start=1):
@@ -66,6 +75,7 @@ def test_a_motor_is_found_at_any_id_and_baud_rate(
     assert answering(bus.port, range(1, 7)) == (3,), "it forgot at power-off"
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_a_motor_that_has_its_id_is_not_written(factory: FactoryServos, bus: VirtualBus) -> None:
     servo = factory.servos[1]
     servo.memory.put(reg.ID, 6)
@@ -87,6 +97,7 @@ def test_it_can_be_repeated_after_it_was_cut_off_between_id_and_baud_rate(
     assert answering(bus.port, (4,)) == (4,)
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_two_new_motors_are_refused_though_they_have_the_same_id(
     factory: FactoryServos, bus: VirtualBus
 ) -> None:
@@ -104,13 +115,18 @@ def test_motors_at_two_baud_rates_are_refused(factory: FactoryServos, bus: Virtu
         find_single(bus.port, quiet)
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_a_wired_arm_is_refused() -> None:
     with VirtualBus(IdealArm()) as bus:
         with pytest.raises(WrongMotorsError, match=r"6 motors answer .*wallx doctor"):
             find_single(bus.port, quiet)
-        assert [found.servo_id for found in search(bus.port, range(1, 7)).servos] == [
-            1, 2, 3, 4, 5, 6,
-        ]  # fmt: skip
+        found = search(bus.port, range(1, 7), BAUD_RATES[:2])
+        assert [servo.servo_id for servo in found.servos] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_wired_arm_is_recognised_through_a_slow_adapter() -> None:
+    with VirtualBus(IdealArm()) as bus, bus.fault(FaultKind.DELAY, delay_s=0.016):
+        assert answering(bus.port, range(1, 7)) == (1, 2, 3, 4, 5, 6)
 
 
 def test_the_motor_that_was_just_set_up_is_not_renamed(bus: VirtualBus) -> None:
@@ -118,6 +134,7 @@ def test_the_motor_that_was_just_set_up_is_not_renamed(bus: VirtualBus) -> None:
         set_up(bus.port, "wrist_roll", Found(6, 1_000_000), {6: "gripper"})
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_another_joints_motor_is_renamed_only_when_asked(
     factory: FactoryServos, bus: VirtualBus
 ) -> None:
@@ -129,6 +146,7 @@ def test_another_joints_motor_is_renamed_only_when_asked(
     assert set_up(bus.port, "gripper", found, {}, force=True).report.servo_id == 6
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_another_model_is_not_touched() -> None:
     factory = FactoryServos(1)
     with (
@@ -140,6 +158,7 @@ def test_another_model_is_not_touched() -> None:
     assert factory.servos[1].bus_id == 1
 
 
+@pytest.mark.usefixtures("two_rates")
 def test_nobody_is_told_with_the_fix(
     factory: FactoryServos, bus: VirtualBus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
