@@ -38,14 +38,13 @@ from bench_control_scenes import (
     Array,
     Condition,
     Demonstration,
-    Score,
     demonstrations,
     sampled,
-    score,
     simulated_limits,
     stream,
     synthetic_demonstration,
 )
+from bench_control_scores import Score, score
 from bench_control_tables import tables
 from rich.console import Console
 from so101_driver.safety.limits import Limits

@@ -17,13 +17,10 @@ from bench_control_scenes import (
     Array,
     Condition,
     Demonstration,
-    lag_s,
-    path_deviation,
-    rms,
     sampled,
     stream,
-    violations,
 )
+from bench_control_scores import lag_s, path_deviation, rms, violations
 from so101_driver.safety.chunk_gate import AcceptedChunk
 from so101_driver.safety.limiter import Limiter
 from so101_driver.safety.limits import Limits

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -16,20 +15,12 @@ import pytest
 pytest.importorskip("matplotlib")
 pytest.importorskip("ruckig")
 
+import bench_control_methods as methods
+import bench_control_scenes as scenes
+import bench_control_scores as scores
+
 TOOLS = Path(__file__).resolve().parents[1]
 T = 0.01
-
-
-@pytest.fixture
-def scenes(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("bench_control_scenes")
-
-
-@pytest.fixture
-def methods(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-    return importlib.import_module("bench_control_methods")
 
 
 def motion(delay_s: float = 0.0) -> np.ndarray:
@@ -38,67 +29,67 @@ def motion(delay_s: float = 0.0) -> np.ndarray:
 
 
 @pytest.mark.parametrize("delay_s", [-0.083, 0.0, 0.02, 0.137, 0.4])
-def test_the_lag_is_what_it_was_made(scenes, delay_s):
-    assert scenes.lag_s(motion(delay_s), motion()) == pytest.approx(delay_s, abs=0.003)
+def test_the_lag_is_what_it_was_made(delay_s):
+    assert scores.lag_s(motion(delay_s), motion()) == pytest.approx(delay_s, abs=0.003)
 
 
-def test_noise_is_no_lag(scenes):
+def test_noise_is_no_lag():
     noisy = motion() + np.random.default_rng(0).normal(0.0, 2e-4, motion().shape)
-    assert scenes.lag_s(noisy, motion()) == pytest.approx(0.0, abs=0.01)
+    assert scores.lag_s(noisy, motion()) == pytest.approx(0.0, abs=0.01)
 
 
-def test_jumps_at_hand_offs_are_told_apart_from_motion(scenes):
+def test_jumps_at_hand_offs_are_told_apart_from_motion():
     ticks = np.array([300, 500])
-    smooth = scenes.handoff_jumps(motion(), ticks)
+    smooth = scores.handoff_jumps(motion(), ticks)
     assert smooth[0] < 1e-5
     jumped = motion()
     jumped[300:] += 0.02
-    assert scenes.handoff_jumps(jumped, ticks)[0] == pytest.approx(0.02, rel=0.01)
+    assert scores.handoff_jumps(jumped, ticks)[0] == pytest.approx(0.02, rel=0.01)
     kinked = motion()
     kinked[500:] += 0.3 * T * np.arange(1, 301)[:, None]
-    position, velocity = scenes.handoff_jumps(kinked, ticks)
+    position, velocity = scores.handoff_jumps(kinked, ticks)
     assert velocity == pytest.approx(0.3, rel=0.05)
     assert position == pytest.approx(0.3 * T, rel=0.05)
     # Elsewhere than at a hand-off it is no hand-off's jump.
-    assert scenes.handoff_jumps(jumped, np.array([100]))[0] < 1e-5
+    assert scores.handoff_jumps(jumped, np.array([100]))[0] < 1e-5
 
 
-def test_violations_are_counted_by_tick(scenes):
+def test_violations_are_counted_by_tick():
     limits = scenes.simulated_limits("cautious")
     start = 0.5 * (limits.lower_rad + limits.upper_rad)
     still = np.tile(start, (100, 1))
-    assert scenes.violations(still, limits) == 0
+    assert scores.violations(still, limits) == 0
     outside = still.copy()
     outside[:, 0] = limits.upper_rad[0] + 0.001
-    assert scenes.violations(outside, limits) == 100
+    assert scores.violations(outside, limits) == 100
     jumped = still.copy()
     jumped[50:, 1] += 0.02
     # Too fast in one tick, too strong in two, too jerky in three.
-    assert scenes.violations(jumped, limits) == 3
+    assert scores.violations(jumped, limits) == 3
 
 
-def test_the_plant_has_its_dead_time_and_lag(scenes):
+def test_the_plant_has_its_dead_time_and_lag():
     times_s = T * np.arange(800)
     slow = 0.5 * np.sin(times_s)[:, None]
     # A ramp is late by dead time plus lag, and by the half tick that a held command is old.
-    assert scenes.lag_s(scenes.after_plant(slow), slow) == pytest.approx(0.12, abs=0.012)
+    assert scores.lag_s(scores.after_plant(slow), slow) == pytest.approx(0.12, abs=0.012)
     step = np.zeros((200, 1))
     step[20:] = 0.1
-    moved = scenes.after_plant(step)[:, 0]
+    moved = scores.after_plant(step)[:, 0]
     assert np.argmax(moved > 1e-9) == pytest.approx(28, abs=1)
     assert moved[-1] == pytest.approx(0.1, abs=1e-3)
 
 
-def test_the_distance_from_a_path_is_not_the_distance_in_time(scenes):
+def test_the_distance_from_a_path_is_not_the_distance_in_time():
     way = motion()
-    assert scenes.path_deviation(motion(0.05)[100:700], way).max() < 1e-3
+    assert scores.path_deviation(motion(0.05)[100:700], way).max() < 1e-3
     beside = np.array([[0.0, 0.0], [1.0, 0.0]])
     np.testing.assert_allclose(
-        scenes.path_deviation(np.array([[0.5, 0.2], [1.3, 0.4]]), beside), [0.2, 0.5]
+        scores.path_deviation(np.array([[0.5, 0.2], [1.3, 0.4]]), beside), [0.2, 0.5]
     )
 
 
-def test_a_stream_without_noise_says_the_demonstration(scenes):
+def test_a_stream_without_noise_says_the_demonstration():
     demonstration = scenes.synthetic_demonstration()
     for latency_s in (0.0, 0.2):
         arrivals = scenes.stream(demonstration, scenes.Condition(latency_s, False), seed=0)
@@ -109,7 +100,7 @@ def test_a_stream_without_noise_says_the_demonstration(scenes):
             np.testing.assert_allclose(arrival.chunk.points_rad, demonstration.at(times_s))
 
 
-def test_committed_chunks_repeat_what_was_promised(scenes):
+def test_committed_chunks_repeat_what_was_promised():
     demonstration, condition = scenes.synthetic_demonstration(), scenes.Condition(0.1, True)
     chunks = [one.chunk for one in scenes.stream(demonstration, condition, 0, committed_s=0.16)]
     for before, after in pairwise(chunks):
@@ -121,15 +112,15 @@ def test_committed_chunks_repeat_what_was_promised(scenes):
     ("name", "lag_s", "error_rad"),
     [("OnArrival", 0.2, None), ("WeightedAverage", 0.0, 0.002), ("AlignedCubic", 0.0, 1e-4)],
 )
-def test_baselines_do_what_they_are_said_to_do(scenes, methods, name, lag_s, error_rad):
+def test_baselines_do_what_they_are_said_to_do(name, lag_s, error_rad):
     demonstration = scenes.synthetic_demonstration()
     wanted = scenes.sampled(demonstration)
     arrivals = scenes.stream(demonstration, scenes.Condition(0.2, False), seed=0)
     commands, handoffs = methods.run(getattr(methods, name)(wanted[0]), arrivals, len(wanted))
     assert len(handoffs) > 90
-    assert scenes.lag_s(commands[100:], wanted[100:]) == pytest.approx(lag_s, abs=0.02)
+    assert scores.lag_s(commands[100:], wanted[100:]) == pytest.approx(lag_s, abs=0.02)
     if error_rad is not None:
-        assert scenes.rms((commands - wanted)[100:]) < error_rad
+        assert scores.rms((commands - wanted)[100:]) < error_rad
 
 
 def test_the_tool_runs_and_ours_violates_nothing(tmp_path: Path):
