@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,21 @@ _PRE_STEPS = (
     "normalizer_processor",
     "device_processor",
 )
+_CLAMP_STEP = "wall_oss_05_clamp_normalized"
+_TOKENIZER_STEP = "wall_oss_05_tokenizer"
+_PRE_STEPS_05 = (
+    "rename_observations_processor",
+    "to_batch_processor",
+    "wall_oss_05_task_passthrough",
+    "wall_oss_05_pad_state",
+    "wall_oss_05_pad_action",
+    "normalizer_processor",
+    _CLAMP_STEP,
+    _TOKENIZER_STEP,
+    "device_processor",
+)
 _POST_STEPS = ("unnormalizer_processor", "device_processor")
+_POST_STEPS_05 = ("unnormalizer_processor", "wall_oss_05_crop_action", "device_processor")
 
 
 class NormMode(Enum):
@@ -61,17 +75,21 @@ class FeatureNorm:
 
 @dataclass(frozen=True, slots=True)
 class Processors:
-    """What LeRobot's processor files of a ``wall_x`` policy say.
+    """What LeRobot's processor files say.
 
     Attributes:
         state: Normalisation of the state.
         action: Inverse normalisation of the action.
         rename: New name by old name of an observation.
+        clamp: Whether normalised values are limited to [−1, 1].
+        views: View by name of an image in prompt order, where a step says so.
     """
 
     state: FeatureNorm
     action: FeatureNorm
     rename: dict[str, str]
+    clamp: bool = False
+    views: dict[str, str] | None = None
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -87,27 +105,52 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def read_processors(folder: Path) -> Processors:
-    """Read the pre- and post-processor of a ``wall_x`` policy folder.
+def read_processors(folder: Path, kind: str = "wall_x") -> Processors:
+    """Read the pre- and post-processor of a policy folder.
+
+    Args:
+        folder: The policy.
+        kind: Its type, ``wall_x`` or ``wall_oss_05``.
 
     Raises:
         UserError: for a missing file, a step that we do not know, or missing statistics; LeRobot
             itself lets a feature without statistics through unchanged.
     """
-    pre = _steps(folder / "policy_preprocessor.json", _PRE_STEPS)
-    post = _steps(folder / "policy_postprocessor.json", _POST_STEPS)
+    new = kind == "wall_oss_05"
+    pre = _steps(folder / "policy_preprocessor.json", _PRE_STEPS_05 if new else _PRE_STEPS)
+    post = _steps(folder / "policy_postprocessor.json", _POST_STEPS_05 if new else _POST_STEPS)
+    if new and _CLAMP_STEP not in pre:
+        raise UserError(f"{folder}: its processors lack the step {_CLAMP_STEP}")
     rename = pre.get("rename_observations_processor", {}).get("config", {}).get("rename_map", {})
+    tokenizer = pre.get(_TOKENIZER_STEP, {}).get("config", {})
+    views = tokenizer.get("camera_key_mapping")
     return Processors(
         state=_norm(folder, pre, "normalizer_processor", STATE_FEATURE, "STATE"),
         action=_norm(folder, post, "unnormalizer_processor", ACTION_FEATURE, "ACTION"),
-        rename=dict(rename),
+        rename=dict(rename or {}),
+        clamp=new,
+        views=None if views is None else dict(views),
     )
+
+
+def with_mode(norm: FeatureNorm, mode: NormMode) -> FeatureNorm:
+    """Return a normalisation by another formula on the same statistics.
+
+    Raises:
+        UserError: naming the statistics that the formula needs and the files lack.
+    """
+    missing = [name for name in _NEEDED[mode] if name not in norm.statistics]
+    if missing:
+        raise UserError(f"normalization {mode.value} needs {', '.join(missing)} of every feature")
+    return replace(norm, mode=mode)
 
 
 def _steps(path: Path, known: tuple[str, ...]) -> dict[str, Any]:
     steps = {}
     for step in read_json(path).get("steps", []):
         name = step.get("registry_name", "")
+        if name in steps:
+            raise UserError(f"{path}: processor step {name!r} stands there twice")
         if name not in known:
             raise UserError(f"{path}: processor step {name!r} is not implemented")
         steps[name] = step

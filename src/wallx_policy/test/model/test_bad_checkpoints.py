@@ -155,8 +155,8 @@ def test_a_flag_that_is_not_implemented_is_named(
     ("changes", "words"),
     [
         ({"model_type": "qwen3_5"}, ("qwen3_5", "not implemented")),
-        ({"attention_moe": True}, ("wall-oss-0.5", "not implemented")),
-        ({"type": "wall_oss_05"}, ("wall_oss_05", "not implemented")),
+        ({"attention_moe": True}, ("attention_moe", "norm_moe", "not implemented")),
+        ({"type": "wall_oss_05"}, ("vlm_config",)),
         ({"type": "pi0"}, ("pi0", "not implemented")),
         ({"rope_scaling": {"type": "yarn", "mrope_section": [2, 3, 3]}}, ("rope_scaling",)),
         ({"rope_scaling": {"type": "mrope", "mrope_section": [2, 3, 4]}}, ("mrope_section",)),
@@ -214,7 +214,7 @@ def test_missing_image_settings(changed_checkpoint: Path) -> None:
     [
         ({"dtype": "float16"}, ("dtype", "float16")),
         ({"action_attention": "full"}, ("action_attention", "island, causal")),
-        ({"resize": "opencv"}, ("resize", "pil, torchvision")),
+        ({"resize": "opencv"}, ("resize", "pil, torchvision, mixed")),
         ({"rotary": "f8"}, ("rotary", "exact, bf16")),
         ({"num_steps": 0}, ("num_steps", "0")),
         ({"horizon": 0}, ("horizon", "0")),

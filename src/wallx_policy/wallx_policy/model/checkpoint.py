@@ -1,21 +1,25 @@
-"""Reads ``model.safetensors`` of either layout, strictly: every tensor is expected and checked."""
+"""Reads the tensors of every layout, strictly: each is expected, checked and put in its place."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from so101_driver.errors import UserError
 from torch import Tensor
 
-from wallx_policy.model.config import Layout, ModelConfig
+from wallx_policy.model.config_types import Layout, ModelConfig
+from wallx_policy.model.tensor_files import TensorFiles, opened
 from wallx_policy.model.tensors import (
     EMBEDDING,
+    HEAD,
     NORMALIZER,
+    OUTPUT,
+    STATE,
+    ExpertNames,
+    expert_names,
+    final_norm_names,
     fused_as_in,
     fused_name,
     tensor_shapes,
@@ -23,179 +27,191 @@ from wallx_policy.model.tensors import (
 from wallx_policy.model.vision import vision_shapes
 from wallx_policy.model.weights import ExpertWeights, HeadWeights, ModelWeights, Normalizers
 
-FILE_NAME = "model.safetensors"
-_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+__all__ = ["ExpertWeights", "HeadWeights", "ModelWeights", "read_weights"]
 
 
 def read_weights(
-    folder: Path, layout: Layout, config: ModelConfig, device: str, dtype: torch.dtype
+    folder: Path,
+    layout: Layout,
+    config: ModelConfig,
+    device: str,
+    dtype: torch.dtype,
+    *,
+    columns: int | None = None,
+    state_columns: int | None = None,
 ) -> ModelWeights:
     """Read a checkpoint's tensors.
 
     With ``bfloat16`` the decoder's norms and the action head stay f32, as in the references.
 
+    Args:
+        folder: The checkpoint.
+        layout: Who wrote it.
+        config: Shape of its network.
+        device: Where the tensors go.
+        dtype: Of the matrices.
+        columns: Of the action; None takes the file's own number.
+        state_columns: Of the state; None for as many as of the action.
+
     Raises:
         UserError: naming the file and every tensor that is missing, unexpected, of a wrong shape
-            or not finite.
+            or type, or not finite.
     """
-    path = folder / FILE_NAME
-    with _opened(folder, path) as file:
-        reader = _Reader(path, file, layout, config, device, dtype)
+    with opened(folder) as files:
+        reader = _Reader(files, layout, config, device, dtype, columns, state_columns)
         reader.check()
         weights = reader.read()
-    if reader.not_finite:
-        raise UserError(f"{path} has tensors that are not finite: {', '.join(reader.not_finite)}")
+        if files.not_finite:
+            listed = ", ".join(reader.plain(name) for name in files.not_finite)
+            raise UserError(f"{files.path} has tensors that are not finite: {listed}")
     return weights
-
-
-@contextmanager
-def _opened(folder: Path, path: Path) -> Iterator[safe_open]:
-    if not path.is_file():
-        pickles = sorted(p.name for p in folder.iterdir() if p.suffix in _PICKLES)
-        hint = f"; {pickles[0]} is a pickle, which is never read: convert it" if pickles else ""
-        raise UserError(f"{path} is missing{hint}")
-    try:
-        with safe_open(path, framework="pt") as file:
-            yield file
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{path} cannot be read, copy it again: {error}") from error
 
 
 @dataclass(slots=True)
 class _Reader:
-    path: Path
-    file: safe_open
+    files: TensorFiles
     layout: Layout
     config: ModelConfig
     device: str
     dtype: torch.dtype
-    not_finite: list[str] = field(default_factory=list)
+    columns: int | None
+    state_columns: int | None
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    kept: dict[tuple[str, ...], Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        prefix = self._prefix
-        for key in self.file.keys():  # noqa: SIM118 -- safe_open is no mapping
-            name = key.removeprefix(prefix) if key.startswith(prefix) else f"({key})"
-            self.shapes[name] = tuple(self.file.get_slice(key).get_shape())
+        self.shapes = {self.plain(name): shape for name, shape in self.files.shapes().items()}
 
     @property
     def _prefix(self) -> str:
         return "model." if self.layout is Layout.LEROBOT else ""
 
+    def plain(self, name: str) -> str:
+        """Return a file's name of a tensor without the layout's prefix."""
+        return name.removeprefix(self._prefix) if name.startswith(self._prefix) else f"({name})"
+
     @property
     def _embedding(self) -> str:
-        """LeRobot's save functions keep the tied matrix under the other of its two names."""
-        if self.layout is Layout.LEROBOT and EMBEDDING not in self.shapes:
-            return "lm_head.weight"
-        return EMBEDDING
+        """Save functions that drop one of two names for the same tensor may drop the usual one."""
+        return OUTPUT if EMBEDDING not in self.shapes and OUTPUT in self.shapes else EMBEDDING
 
     def check(self) -> None:
-        """Compare all names and shapes with what the configuration asks for."""
-        expected = self._expected()
-        missing = [name for name in expected if name not in self.shapes]
-        shaped = [
-            f"{name} is {list(self.shapes[name])}, not {list(shape)}"
-            for name, shape in expected.items()
-            if name in self.shapes and self.shapes[name] != shape
-        ]
-        unexpected = [
-            name for name in self.shapes if name not in expected and not self._may_be_extra(name)
-        ]
-        parts = [
-            f"{title}: {', '.join(names)}"
-            for title, names in (
-                ("missing", missing),
-                ("unexpected", unexpected),
-                ("of a wrong shape", shaped),
-            )
-            if names
-        ]
+        """Compare all names, shapes and types with what the configuration asks for."""
+        expected, optional = self._expected(), self._optional()
+        shaped = expected | {n: shape for n, shape in optional.items() if n in self.shapes}
+        found = {
+            "missing": [name for name in expected if name not in self.shapes],
+            "unexpected": [
+                name for name in self.shapes if name not in shaped and not self._may_be_extra(name)
+            ],
+            "of a wrong shape": [
+                f"{name} is {list(self.shapes[name])}, not {list(shape)}"
+                for name, shape in shaped.items()
+                if name in self.shapes and self.shapes[name] != shape
+            ],
+            "of a type that is not implemented": [
+                f"{self.plain(name)} is {dtype}" for name, dtype in self.files.dtypes().items()
+            ],
+        }
+        parts = [f"{title}: {', '.join(names)}" for title, names in found.items() if names]
+        path = self.files.path
         if parts:
-            raise UserError(f"{self.path} does not match its configuration; {'; '.join(parts)}")
+            raise UserError(f"{path} does not match its configuration; {'; '.join(parts)}")
+        both = OUTPUT in optional and OUTPUT in self.shapes
+        if both and not self.files.equal(self._prefix + OUTPUT, self._prefix + EMBEDDING):
+            raise UserError(
+                f"{path}: {OUTPUT} differs from {EMBEDDING}; an output layer of its own is not "
+                "implemented"
+            )
 
     def _may_be_extra(self, name: str) -> bool:
-        if name == "lm_head.weight" or name.endswith("rotary_emb.inv_freq"):
+        if name.endswith("rotary_emb.inv_freq"):
             return True
-        return self.layout is Layout.ORIGINAL and NORMALIZER.fullmatch(name) is not None
+        return self.layout is not Layout.LEROBOT and NORMALIZER.fullmatch(name) is not None
 
     def _expected(self) -> dict[str, tuple[int, ...]]:
         # The rows are the file's own; tokenizers may have fewer tokens.
         rows = self.shapes.get(self._embedding, (0,))[0]
-        columns = sum(self.config.dof.values())
-        if self.layout is Layout.LEROBOT:  # has a width of its own, whatever its base calls it
-            columns = self.shapes.get("action_preprocessor.action_proj_back.weight", (0,))[0]
-        split = tensor_shapes(self.config, rows, columns)
+        columns = self.columns or self.shapes.get(f"{HEAD}action_proj_back.weight", (0,))[0]
+        split = tensor_shapes(self.config, rows, columns, state_columns=self.state_columns)
         split[self._embedding] = split.pop(EMBEDDING)
         return fused_as_in(split, self.shapes)
+
+    def _optional(self) -> dict[str, tuple[int, ...]]:
+        embedding = self.shapes.get(EMBEDDING)
+        optional = {} if embedding is None else {OUTPUT: embedding}
+        if not self.config.state_token:
+            wide = self.shapes.get(STATE, (0, 0))[-1]
+            optional[STATE] = (self.config.hidden_size, wide - wide % 2)
+        return optional
 
     def read(self) -> ModelWeights:
         """Read every tensor once, to its place and type."""
         c, f32 = self.config, torch.float32
-        head, final_norm = "action_preprocessor.", self._tensor("model.norm.weight", f32)
+        final_norms = [self._stacked((name,), f32) for name in final_norm_names(c.mixture)]
+        layers = tuple(
+            (
+                self._expert(expert_names(c.mixture, layer, 0)),
+                self._expert(expert_names(c.mixture, layer, 1)),
+            )
+            for layer in range(c.layers)
+        )
+        w1, w2, w3, back = (
+            self._tensor(f"{HEAD}{name}.weight", f32)
+            for name in ("w1", "w2", "w3", "action_proj_back")
+        )
+        propri = self._tensor(STATE, f32) if STATE in self.shapes else None
         return ModelWeights(
             embedding=self._tensor(self._embedding),
-            layers=tuple(self._layer(f"model.layers.{n}.") for n in range(c.layers)),
-            final_norms=(final_norm, final_norm),
-            head=HeadWeights(
-                *(
-                    self._tensor(f"{head}{name}.weight", f32)
-                    for name in ("w1", "w2", "w3", "action_proj_back", "propri_proj")
-                )
-            ),
-            vision={name: self._vision(name) for name in vision_shapes(c.vision)},
+            layers=layers,
+            final_norms=(final_norms[0], final_norms[1]),
+            head=HeadWeights(w1=w1, w2=w2, w3=w3, back=back, propri=propri),
+            vision={name: self._vision(name, s) for name, s in vision_shapes(c.vision).items()},
             normalizers=self._normalizers(),
         )
 
-    def _layer(self, layer: str) -> tuple[ExpertWeights, ExpertWeights]:
-        attention, f32 = f"{layer}self_attn.", torch.float32
+    def _expert(self, names: ExpertNames) -> ExpertWeights:
+        f32 = torch.float32
+        return ExpertWeights(
+            input_norm=self._stacked((names.input_norm,), f32),
+            qkv=self._stacked(names.qkv),
+            qkv_bias=self._stacked(names.qkv_bias),
+            out=self._stacked((names.out,)),
+            post_norm=self._stacked((names.post_norm,), f32),
+            gate_up=self._stacked(names.gate_up),
+            down=self._stacked((names.down,)),
+        )
 
-        def qkv(kind: str) -> Tensor:
-            return self._joined([f"{attention}{x}_proj.{kind}" for x in "qkv"])
+    def _stacked(self, parts: tuple[str, ...], dtype: torch.dtype | None = None) -> Tensor:
+        """Return tensors stacked along their first axis; experts that share one get the same."""
+        if parts not in self.kept:
+            fused = fused_name(parts[0])
+            names = (fused,) if fused in self.shapes else parts
+            heights = [self.shapes[name][0] for name in names]
+            shape = (sum(heights), *self.shapes[names[0]][1:])
+            whole = torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
+            for name, rows in zip(names, whole.split(heights), strict=True):
+                self.files.fill(rows, self._prefix + name)
+            self.kept[parts] = whole
+        return self.kept[parts]
 
-        shared = {
-            "input_norm": self._tensor(f"{layer}input_layernorm.weight", f32),
-            "qkv": qkv("weight"),
-            "qkv_bias": qkv("bias"),
-            "out": self._tensor(f"{attention}o_proj.weight"),
-            "post_norm": self._tensor(f"{layer}post_attention_layernorm.weight", f32),
-        }
-
-        def expert(e: int) -> ExpertWeights:
-            name = f"{layer}moe.experts.{e}."
-            gate_up = self._joined([f"{name}{x}_proj.weight" for x in ("gate", "up")])
-            return ExpertWeights(
-                **shared, gate_up=gate_up, down=self._tensor(f"{name}down_proj.weight")
-            )
-
-        return expert(0), expert(1)
-
-    def _joined(self, parts: list[str]) -> Tensor:
-        fused = fused_name(parts[0])
-        if fused in self.shapes:
-            return self._tensor(fused)
-        return torch.cat([self._tensor(part) for part in parts])
-
-    def _vision(self, name: str) -> Tensor:
+    def _vision(self, name: str, shape: tuple[int, ...]) -> Tensor:
         key = f"visual.{name}"
         if key in self.shapes:
             return self._tensor(key)
-        both = self._tensor(fused_name(key))
-        # Copies, so that neither half keeps the fused tensor alive.
-        return both.chunk(2)[0 if ".gate_proj." in key else 1].clone()
+        half = torch.empty(shape, dtype=self.dtype, device=self.device)
+        first = 0 if ".gate_proj." in key else shape[0]
+        self.files.fill(half, self._prefix + fused_name(key), first)
+        return half
 
     def _normalizers(self) -> Normalizers:
         found: Normalizers = {}
         for name in self.shapes:
             match = NORMALIZER.fullmatch(name)
             if match:
-                tensor = self._tensor(name, torch.float64, "cpu")
+                tensor = self.files.read(self._prefix + name, torch.float64, "cpu")
                 found.setdefault(match[3], {})[(match[1], match[2])] = tensor
         return found
 
-    def _tensor(
-        self, name: str, dtype: torch.dtype | None = None, device: str | None = None
-    ) -> Tensor:
-        tensor = self.file.get_tensor(self._prefix + name)
-        if not bool(torch.isfinite(tensor).all()):
-            self.not_finite.append(name)
-        return tensor.to(device or self.device, dtype or self.dtype)
+    def _tensor(self, name: str, dtype: torch.dtype | None = None) -> Tensor:
+        return self.files.read(self._prefix + name, dtype or self.dtype, self.device)

@@ -1,150 +1,57 @@
-"""What a checkpoint's ``config.json`` says, checked against what is implemented."""
+"""Reads what a checkpoint's files decide; a layout's defaults fill what they leave open."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import torch
 from so101_driver.errors import UserError
-from torch import Tensor
 
+from wallx_policy.contract_types import PredictionMode
 from wallx_policy.lerobot_files import IMAGE_PREFIX, read_json
+from wallx_policy.model import train_config
+from wallx_policy.model.config_keys import LEROBOT05_KNOWN, LEROBOT_KNOWN, unknown_keys
+from wallx_policy.model.config_types import (
+    ActionAttention,
+    CheckpointConfig,
+    InactiveColumns,
+    Layout,
+    Mixture,
+    ModelConfig,
+    StateEncoding,
+    StepGrid,
+    columns_in_use,
+)
+from wallx_policy.model.network_config import read_network
 
+__all__ = [
+    "ActionAttention",
+    "CheckpointConfig",
+    "InactiveColumns",
+    "Layout",
+    "Mixture",
+    "ModelConfig",
+    "StateEncoding",
+    "StepGrid",
+    "read_config",
+]
+
+LONG_SIDE = 256
+"""Of a view after the first resize, unless the checkpoint says otherwise."""
+LONG_SIDE_05 = 448
+HORIZON = 32
 LEROBOT_STEPS = 10
 """LeRobot integrates in ten steps whatever the configuration says."""
-DEFAULT_RESOLUTION = 256
-"""Long side of a view after the first resize, unless the checkpoint says otherwise."""
-DEFAULT_HORIZON = 32
-
-
-class Layout(Enum):
-    """Who wrote the checkpoint."""
-
-    ORIGINAL = "original"
-    LEROBOT = "lerobot"
-
-
-class Mixture(Enum):
-    """What of a decoder layer depends on the token's type."""
-
-    MLP = "mlp"
-    """The feed-forward part."""
-    TRANSFORMER = "transformer"
-    """Everything."""
-
-
-class ActionAttention(Enum):
-    """What an action token sees of the other action tokens."""
-
-    ISLAND = "island"
-    """All of them."""
-    CAUSAL = "causal"
-    """The earlier ones."""
-
-
-# Flags that change the mathematics, with the one value that is implemented.
-_FLAGS: Mapping[str, Any] = {
-    "num_experts": 2,
-    "mlp_moe": True,
-    "attention_moe": False,
-    "norm_moe": False,
-    "mot_opt": False,
-    "use_adarms": False,
-    "use_x_pred": False,
-    "proj_with_mask": True,
-    "use_sliding_window": False,
-    "hidden_act": "silu",
-}
+END_TIME_05 = 0.999
+LEROBOT_STATE_BINS = 512
+"""LeRobot's port of wall-oss-0.5 knows no other number."""
+_MODES = {"diffusion": PredictionMode.FLOW, "fast": PredictionMode.FAST}
 _BASE_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
-_WALL_05_MARKS = ("attention_moe", "norm_moe", "mot_opt", "action_hidden_size")
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertShape:
-    """One expert: the width of the tokens that it takes, and of its feed-forward part."""
-
-    width: int
-    inner: int
-
-
-@dataclass(frozen=True, slots=True)
-class StepGrid:
-    """Points in time that the flow is integrated over, evenly from 0 (noise) to ``end``."""
-
-    steps: int
-    end: float = 1.0
-
-    def times(self) -> Tensor:
-        """Return the ``steps + 1`` points, f32."""
-        return torch.linspace(0.0, 1.0, self.steps + 1) * self.end
-
-
-@dataclass(frozen=True, slots=True)
-class ModelConfig:
-    """Shape of the network.
-
-    Attributes:
-        hidden_size: Width of the residual stream, and of the first expert.
-        layers: Decoder layers.
-        heads: Query heads.
-        kv_heads: Key and value heads.
-        head_dim: Width of a head.
-        experts: By token type.
-        mixture: What the experts do not share.
-        rms_eps: Of every norm of the decoder.
-        rope_theta: Base of the rotary frequencies.
-        mrope_section: Frequencies that belong to time, height and width.
-        vision: ``vision_config`` as the file has it.
-        dof: Columns by group, in order.
-    """
-
-    hidden_size: int
-    layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    experts: tuple[ExpertShape, ExpertShape]
-    mixture: Mixture
-    rms_eps: float
-    rope_theta: float
-    mrope_section: tuple[int, int, int]
-    vision: Mapping[str, Any]
-    dof: Mapping[str, int]
-
-
-@dataclass(frozen=True, slots=True)
-class CheckpointConfig:
-    """Everything that a checkpoint's own configuration decides.
-
-    Attributes:
-        layout: Who wrote it.
-        model: Shape of the network.
-        base: Folder of tokenizer and image processor.
-        grid: Euler steps that the layout runs by default.
-        action_attention: The layout's default.
-        resize: ``pil`` or ``torchvision``, the layout's default.
-        cameras: Views in prompt order; None where the configuration does not say.
-        resolution: Long side by view; −1 leaves a view as it is.
-        horizon: Actions in a chunk.
-        action_dim: Leading action columns in use; None means all.
-        state_dim: State columns; None where the configuration does not say.
-    """
-
-    layout: Layout
-    model: ModelConfig
-    base: Path
-    grid: StepGrid
-    action_attention: ActionAttention
-    resize: str
-    cameras: tuple[str, ...] | None
-    resolution: Mapping[str, int]
-    horizon: int
-    action_dim: int | None
-    state_dim: int | None
+_CAMERAS_05 = {
+    f"{IMAGE_PREFIX}face_view": "face_view",
+    f"{IMAGE_PREFIX}right_wrist_view": "right_wrist_view",
+}
 
 
 def read_config(folder: Path, base: Path | None) -> CheckpointConfig:
@@ -152,7 +59,7 @@ def read_config(folder: Path, base: Path | None) -> CheckpointConfig:
 
     Args:
         folder: The checkpoint.
-        base: Where tokenizer, image processor and network configuration of a LeRobot policy lie.
+        base: Where tokenizer, image processor and network configuration of a ``wall_x`` policy lie.
 
     Raises:
         UserError: for a layout or a flag that is not implemented, naming it.
@@ -164,63 +71,183 @@ def read_config(folder: Path, base: Path | None) -> CheckpointConfig:
     kind = config.get("type")
     if kind == "wall_x":
         return _lerobot(folder, config, base)
-    if kind is not None:
-        raise UserError(f"{path}: policy type {kind!r} is not implemented, only 'wall_x' is")
-    model = _model(path, config)
     if base is not None:
         raise UserError(f"{folder} brings its own tokenizer: leave base out")
-    scheduler = config.get("noise_scheduler", {})
+    if kind == "wall_oss_05":
+        return _lerobot05(folder, config)
+    if kind is not None:
+        raise UserError(
+            f"{path}: policy type {kind!r} is not implemented, only 'wall_x' and 'wall_oss_05' are"
+        )
+    return _own(folder, config)
+
+
+def _own(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
+    """Read a checkpoint that wall-x itself wrote."""
+    path = folder / "config.json"
+    content = train_config.merged(folder, config)
+    model = read_network(path, content)
+    new = model.mixture is Mixture.TRANSFORMER
+    if not new and not model.dof:
+        raise UserError(f"{path} lacks dof_config")
+    views = train_config.cameras(folder)
+    points = int(content.get("noise_scheduler", {}).get("num_inference_timesteps", 10))
     return CheckpointConfig(
-        layout=Layout.ORIGINAL,
+        layout=Layout.WALL05 if new else Layout.ORIGINAL,
         model=model,
         base=folder,
+        prediction=None,
         # The original takes that many *points* of a grid, hence one step fewer.
-        grid=StepGrid(int(scheduler.get("num_inference_timesteps", 10)) - 1),
-        action_attention=_original_attention(config),
+        grid=StepGrid(points, END_TIME_05) if new else StepGrid(points - 1),
+        action_attention=_attention(content),
         resize="pil",
-        cameras=None,
-        resolution={str(k): int(v) for k, v in config.get("resolution", {}).items()},
-        horizon=DEFAULT_HORIZON,
-        action_dim=None,
-        state_dim=None,
+        state_encoding=_state_encoding(model),
+        state_bins=_whole(path, content, "state_bins"),
+        inactive=InactiveColumns.ZERO if new else InactiveColumns.MODEL,
+        cameras=tuple(dict.fromkeys(views.values())) or None,
+        views=views,
+        resolution={str(k): int(v) for k, v in (content.get("resolution") or {}).items()},
+        long_side=LONG_SIDE_05 if new else LONG_SIDE,
+        horizon=_horizon(path, content),
+        action_dim=columns_in_use(model.dof),
+        all_columns_active=False,
+        state_dim=columns_in_use(model.agent_pos),
+        columns=sum(model.dof.values()) or None,
+        state_columns=sum(model.agent_pos.values()) or None,
     )
-
-
-def _original_attention(config: Mapping[str, Any]) -> ActionAttention:
-    """Say what the released weights were trained with; the original's backends disagree."""
-    causal = bool(config.get("causal_action_attention_mask", True))
-    return ActionAttention.CAUSAL if causal else ActionAttention.ISLAND
 
 
 def _lerobot(folder: Path, config: Mapping[str, Any], base: Path | None) -> CheckpointConfig:
     path = folder / "config.json"
+    _check_policy(path, config, LEROBOT_KNOWN)
     mode = config.get("prediction_mode", "diffusion")
-    if mode != "diffusion":
-        raise UserError(f"{path}: prediction_mode {mode!r} is not implemented, only 'diffusion' is")
+    if mode not in _MODES:
+        raise UserError(f"{path}: prediction_mode {mode!r} is not implemented")
+    source = _base_folder(folder, config, base)
+    model = read_network(source / "config.json", read_json(source / "config.json"))
+    if model.mixture is not Mixture.MLP:
+        raise UserError(f"{path}: a wall_x policy of a wall-oss-0.5 base is not implemented")
+    return CheckpointConfig(
+        layout=Layout.LEROBOT,
+        model=model,
+        base=source,
+        prediction=_MODES[mode],
+        grid=StepGrid(LEROBOT_STEPS),
+        action_attention=ActionAttention.ISLAND,
+        # The key came with LeRobot 0.6, as did resizing by torchvision.
+        resize="torchvision" if "vision_attn_implementation" in config else "pil",
+        state_encoding=_state_encoding(model),
+        state_bins=None,
+        inactive=InactiveColumns.MODEL,
+        cameras=_visual(config),
+        views={},
+        resolution={},
+        long_side=LONG_SIDE,
+        horizon=int(config.get("chunk_size", HORIZON)),
+        action_dim=_columns(path, config, "output_features", "action"),
+        all_columns_active=False,
+        state_dim=_columns(path, config, "input_features", "observation.state"),
+        columns=_whole(path, config, "max_action_dim"),
+        state_columns=_whole(path, config, "max_state_dim"),
+    )
+
+
+def _lerobot05(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
+    path = folder / "config.json"
+    network = config.get("vlm_config")
+    if not isinstance(network, Mapping):
+        raise UserError(f"{path} lacks vlm_config, the network's configuration")
+    _check_policy(path, config, LEROBOT05_KNOWN)
+    if config.get("action_branch", "flow") != "flow":
+        raise UserError(f"{path}: action_branch {config['action_branch']!r} is not implemented")
+    steps = _whole(path, config, "num_inference_timesteps") or LEROBOT_STEPS
+    if steps != LEROBOT_STEPS:
+        raise UserError(f"{path}: num_inference_timesteps = {steps}: LeRobot runs exactly 10")
+    model = read_network(path, network)
+    if model.mixture is not Mixture.TRANSFORMER:
+        raise UserError(f"{path}: a wall_oss_05 policy without mot_opt is not implemented")
+    views = {str(k): str(v) for k, v in (config.get("camera_key_mapping") or _CAMERAS_05).items()}
+    images = _visual(config)
+    absent = [name for name in views if name.removeprefix(IMAGE_PREFIX) not in images]
+    if absent:
+        raise UserError(
+            f"{path}: camera_key_mapping names {', '.join(absent)}, input_features does not: "
+            "correct one of them"
+        )
+    crop = _whole(path, config, "postprocess_action_dim")
+    return CheckpointConfig(
+        layout=Layout.LEROBOT05,
+        model=model,
+        base=folder,
+        prediction=PredictionMode.FLOW,
+        grid=StepGrid(steps, END_TIME_05),
+        action_attention=_attention(network),
+        resize="mixed",
+        state_encoding=_state_encoding(model) or StateEncoding.TEXT,
+        state_bins=_whole(path, config, "state_bins") or LEROBOT_STATE_BINS,
+        inactive=InactiveColumns.MODEL,
+        cameras=tuple(views.values()),
+        views=views,
+        resolution={},
+        long_side=LONG_SIDE_05,
+        horizon=int(config.get("chunk_size", HORIZON)),
+        action_dim=crop or _columns(path, config, "output_features", "action"),
+        all_columns_active=True,
+        state_dim=_columns(path, config, "input_features", "observation.state"),
+        columns=_whole(path, config, "max_action_dim"),
+        state_columns=_whole(path, config, "max_state_dim"),
+    )
+
+
+def _check_policy(path: Path, config: Mapping[str, Any], known: frozenset[str]) -> None:
+    """Refuse what no LeRobot policy of ours may say."""
     if config.get("n_obs_steps", 1) != 1:
         raise UserError(f"{path}: n_obs_steps {config['n_obs_steps']} is not implemented, only 1")
     visual_norm = config.get("normalization_mapping", {}).get("VISUAL", "IDENTITY")
     if visual_norm != "IDENTITY":
         raise UserError(f"{path}: normalisation {visual_norm!r} of images is not implemented")
-    source = _base_folder(folder, config, base)
-    cameras = tuple(
+    for key in ("use_peft", "use_amp"):
+        if config.get(key):
+            raise UserError(f"{path}: {key} = {config[key]!r} is not implemented, only False")
+    unknown = unknown_keys(config, known)
+    if unknown:
+        raise UserError(f"{path}: {', '.join(unknown)}: not implemented; remove what is no flag")
+
+
+def _attention(config: Mapping[str, Any]) -> ActionAttention:
+    """Say what the released weights were trained with; the original's backends disagree."""
+    causal = bool(config.get("causal_action_attention_mask", True))
+    return ActionAttention.CAUSAL if causal else ActionAttention.ISLAND
+
+
+def _state_encoding(model: ModelConfig) -> StateEncoding | None:
+    if model.state_token is None:
+        return None
+    return StateEncoding.TOKEN if model.state_token else StateEncoding.TEXT
+
+
+def _horizon(path: Path, config: Mapping[str, Any]) -> int:
+    for key in ("action_horizon_flow", "action_horizon"):
+        said = _whole(path, config, key)
+        if said is not None:
+            return said
+    return HORIZON
+
+
+def _whole(path: Path, config: Mapping[str, Any], key: str) -> int | None:
+    value = config.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise UserError(f"{path}: {key} must be a positive whole number, not {value!r}")
+    return value
+
+
+def _visual(config: Mapping[str, Any]) -> tuple[str, ...]:
+    return tuple(
         name.removeprefix(IMAGE_PREFIX)
         for name, feature in config.get("input_features", {}).items()
         if feature.get("type") == "VISUAL"
-    )
-    return CheckpointConfig(
-        layout=Layout.LEROBOT,
-        model=_model(source / "config.json", read_json(source / "config.json")),
-        base=source,
-        grid=StepGrid(LEROBOT_STEPS),
-        action_attention=ActionAttention.ISLAND,
-        # The key came with LeRobot 0.6, as did resizing by torchvision.
-        resize="torchvision" if "vision_attn_implementation" in config else "pil",
-        cameras=cameras,
-        resolution={},
-        horizon=int(config.get("chunk_size", DEFAULT_HORIZON)),
-        action_dim=_columns(path, config, "output_features", "action"),
-        state_dim=_columns(path, config, "input_features", "observation.state"),
     )
 
 
@@ -245,62 +272,3 @@ def _base_folder(folder: Path, config: Mapping[str, Any], base: Path | None) -> 
             f"{folder / 'base'}, or name their folder as base ({source} lacks {', '.join(missing)})"
         )
     return source
-
-
-def _model(path: Path, config: Mapping[str, Any]) -> ModelConfig:
-    model_type = str(config.get("model_type", ""))
-    if model_type.startswith("qwen3"):
-        raise UserError(f"{path}: model_type {model_type!r} is a WALL generation not implemented")
-    marks = [mark for mark in _WALL_05_MARKS if config.get(mark)]
-    if marks:
-        raise UserError(f"{path} is a wall-oss-0.5 checkpoint ({marks[0]}), not implemented")
-    if "num_experts" not in config or "dof_config" not in config:
-        raise UserError(
-            f"{path} is no WALL-OSS checkpoint: it lacks num_experts and dof_config "
-            f"(model_type {model_type!r})"
-        )
-    for flag, value in _FLAGS.items():
-        if config.get(flag, value) != value:
-            raise UserError(f"{path}: {flag} = {config[flag]!r} is not implemented, only {value!r}")
-    shift = config.get("noise_scheduler", {}).get("time_shift", 1)
-    if shift != 1:
-        raise UserError(f"{path}: noise_scheduler.time_shift = {shift} is not implemented")
-    try:
-        return _shape(path, config)
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} lacks or garbles {error}") from error
-
-
-def _shape(path: Path, config: Mapping[str, Any]) -> ModelConfig:
-    hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
-    widths = [int(width) for width in config.get("dim_inputs", [hidden, hidden])]
-    if widths != [hidden, hidden]:
-        raise UserError(f"{path}: dim_inputs = {widths} is not implemented, only [{hidden}] * 2")
-    experts = config["experts"]
-    for expert in experts:
-        if expert.get("hidden_act", "silu") != "silu" or expert["hidden_size"] != hidden:
-            raise UserError(f"{path}: expert {expert} is not implemented")
-    scaling = config["rope_scaling"]
-    if scaling.get("type", scaling.get("rope_type")) not in ("mrope", "default"):
-        raise UserError(f"{path}: rope_scaling {scaling} is not implemented, only mrope")
-    section = tuple(int(n) for n in scaling["mrope_section"])
-    head_dim = hidden // heads
-    if len(section) != 3 or sum(section) * 2 != head_dim:
-        raise UserError(f"{path}: mrope_section {section} does not fill heads of {head_dim}")
-    return ModelConfig(
-        hidden_size=hidden,
-        layers=int(config["num_hidden_layers"]),
-        heads=heads,
-        kv_heads=int(config["num_key_value_heads"]),
-        head_dim=head_dim,
-        experts=(
-            ExpertShape(hidden, int(experts[0]["intermediate_size"])),
-            ExpertShape(hidden, int(experts[1]["intermediate_size"])),
-        ),
-        mixture=Mixture.MLP,
-        rms_eps=float(config["rms_norm_eps"]),
-        rope_theta=float(config["rope_theta"]),
-        mrope_section=section,  # type: ignore[arg-type]
-        vision=dict(config["vision_config"]),
-        dof={str(k): int(v) for k, v in config["dof_config"].items()},
-    )

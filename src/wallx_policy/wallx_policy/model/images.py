@@ -27,6 +27,8 @@ class Resize(Enum):
 
     PIL = "pil"
     TORCHVISION = "torchvision"
+    MIXED = "mixed"
+    """PIL's to the long side, torchvision's to whole tokens, as LeRobot's ``wall_oss_05``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,9 +128,9 @@ def resized(image: NDArray[np.uint8], size: tuple[int, int], resize: Resize) -> 
     width, height = size
     if (image.shape[1], image.shape[0]) == size:
         return image
-    if resize is Resize.PIL:
+    if resize is not Resize.TORCHVISION:
         return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    tensor = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)[None]
+    tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None]
     small = interpolate(tensor, (height, width), mode="bicubic", antialias=True)
     return small[0].permute(1, 2, 0).numpy()
 
@@ -169,12 +171,13 @@ class ImagePreprocessor:
         if min(size) < 1:
             raise UserError(f"view {view} of {width}x{height} is too long for its width")
         image = resized(image, size, self._resize)
-        for minimum, maximum in (
-            (_FIRST_MIN_PIXELS, _FIRST_MAX_PIXELS),
-            (s.min_pixels, s.max_pixels),
-        ):
+        bounds = [(_FIRST_MIN_PIXELS, _FIRST_MAX_PIXELS), (s.min_pixels, s.max_pixels)]
+        kernel = self._resize
+        if kernel is Resize.MIXED:  # the image processor alone makes whole tokens
+            bounds, kernel = bounds[1:], Resize.TORCHVISION
+        for minimum, maximum in bounds:
             size = smart_size(image.shape[1], image.shape[0], s.factor, minimum, maximum)
-            image = resized(image, size, self._resize)
+            image = resized(image, size, kernel)
         return image
 
     def _patches(

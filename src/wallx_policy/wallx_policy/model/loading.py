@@ -3,33 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from enum import Enum
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 from so101_driver.errors import UserError
+from torch import Tensor
 
 from wallx_policy.contract import FILE_NAME as CONTRACT_FILE
 from wallx_policy.contract import Contract, PredictionMode
 from wallx_policy.lerobot_files import IMAGE_PREFIX, Processors, read_processors
 from wallx_policy.model.checkpoint import read_weights
-from wallx_policy.model.config import (
-    DEFAULT_RESOLUTION,
+from wallx_policy.model.config import read_config
+from wallx_policy.model.config_types import (
     ActionAttention,
     CheckpointConfig,
+    InactiveColumns,
     Layout,
+    StateEncoding,
     StepGrid,
-    read_config,
 )
 from wallx_policy.model.flow import FlowModel
 from wallx_policy.model.images import ImagePreprocessor, Resize, read_image_settings
 from wallx_policy.model.network import Network
-from wallx_policy.model.normalization import Normalization, from_normalizers, from_processors
-from wallx_policy.model.policy import Policy, PolicySettings, Rotary
+from wallx_policy.model.normalization import (
+    Normalization,
+    NormalizationMode,
+    from_normalizers,
+    from_processors,
+    label,
+)
+from wallx_policy.model.normalizer_files import merged, read_normalizers
+from wallx_policy.model.policy import Policy
 from wallx_policy.model.prompt import PromptTokenizer
+from wallx_policy.model.settings import (
+    PolicySettings,
+    Rotary,
+    choice,
+    first,
+    optional_choice,
+    positive,
+)
+from wallx_policy.model.state import StateEncoder
+from wallx_policy.model.weights import ModelWeights
 
-T = TypeVar("T", bound=Enum)
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -39,68 +55,99 @@ def load_policy(
     dtype: str = "float32",
     *,
     base: str | Path | None = None,
+    prediction_mode: str | None = None,
     action_attention: str | None = None,
     num_steps: int | None = None,
+    end_time: float | None = None,
+    inactive_columns: str | None = None,
     resize: str | None = None,
     rotary: str | None = None,
+    normalization: str | None = None,
     norm_key: str | None = None,
+    state_encoding: str | None = None,
     state_bins: int | None = None,
     cameras: Sequence[str] | None = None,
     horizon: int | None = None,
     action_dim: int | None = None,
 ) -> Policy:
-    """Load a WALL-OSS flow checkpoint; None takes its own setting, or its layout's default.
+    """Load a WALL-OSS checkpoint; None takes its own setting, or its layout's default.
+
+    ``docs/checkpoints.md`` has the table of defaults by layout.
 
     Args:
-        path: Folder in the original layout or in LeRobot's.
+        path: Folder of wall-oss-flow, wall-oss-0.5, or of LeRobot's ``wall_x`` or ``wall_oss_05``.
         device: As torch names it.
         dtype: ``float32``, or ``bfloat16`` with norms and action head in f32.
-        base: Folder with network configuration, tokenizer and image processor, for LeRobot's.
-        action_attention: ``island`` (LeRobot's default) or ``causal`` (the original's).
-        num_steps: Euler steps; LeRobot runs 10, the original one less than its configured points.
-        resize: ``pil`` or ``torchvision``.
+        base: Folder with network configuration, tokenizer and image processor, for ``wall_x``.
+        prediction_mode: ``flow`` or ``fast``.
+        action_attention: ``island`` or ``causal``.
+        num_steps: Euler steps.
+        end_time: Flow time where the last step ends, above 0 and up to 1.
+        inactive_columns: How unused action columns move: as the ``model`` says, or to ``zero``.
+        resize: ``pil``, ``torchvision``, or ``mixed``, first the one, then the other.
         rotary: ``exact`` (default) or ``bf16``, LeRobot's rounding of the frequencies.
-        norm_key: Name of the statistics in an original checkpoint that holds several.
-        state_bins: For checkpoints that take the state as text; none of these layouts does.
+        normalization: ``min_delta`` (wall-x), ``mean_std``, ``min_max``, ``quantiles`` (LeRobot) or
+            ``identity``.
+        norm_key: Name of the statistics in a checkpoint of wall-x that holds several.
+        state_encoding: ``token`` or ``text``.
+        state_bins: Bins of a state that is text.
         cameras: Views in prompt order.
         horizon: Actions in a chunk.
-        action_dim: Leading action columns in use.
+        action_dim: Leading action columns that are given out.
 
     Raises:
         UserError: naming the file, key or argument at fault.
     """
     folder = Path(path)
     config = read_config(folder, Path(base) if base is not None else None)
-    if state_bins is not None:
-        raise UserError(f"{folder} takes the state as numbers: leave state_bins out")
     if dtype not in _DTYPES:
         raise UserError(f"dtype must be one of {', '.join(_DTYPES)}, not {dtype!r}")
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device {device!r} is not available here: use cpu, or check the driver")
     contract = _own_contract(folder, config)
-    processors = read_processors(folder) if config.layout is Layout.LEROBOT else None
+    processors = _processors(folder, config)
     if processors is not None and norm_key is not None:
         raise UserError(f"{folder} is a LeRobot policy with one set of statistics: drop norm_key")
+    prediction = _prediction(folder, config, contract, prediction_mode)
 
     image_settings = read_image_settings(config.base)
-    weights = read_weights(folder, config.layout, config.model, device, _DTYPES[dtype])
-    tokenizer = PromptTokenizer(config.base, len(weights.embedding))
-    normalization = _normalization(processors, weights.normalizers, norm_key)
+    weights = read_weights(
+        folder,
+        config.layout,
+        config.model,
+        device,
+        _DTYPES[dtype],
+        columns=config.columns,
+        state_columns=config.state_columns,
+    )
+    new = config.layout in (Layout.WALL05, Layout.LEROBOT05)
+    tokenizer = PromptTokenizer(config.base, len(weights.embedding), add_tokens=new)
+    mode = optional_choice(NormalizationMode, "normalization", normalization)
+    if processors is not None:
+        norm: Normalization | None = from_processors(processors, mode)
+    else:
+        stored = merged(weights.normalizers, read_normalizers(folder), folder)
+        norm = from_normalizers(stored, norm_key, mode)
+    encoding = _state_encoding(folder, config, weights, state_encoding)
+    given_dim = _action_dim(config, contract, action_dim, weights.columns)
     settings = PolicySettings(
         layout=config.layout,
+        prediction=prediction,
         cameras=_cameras(folder, config, contract, cameras),
-        horizon=_positive(
-            "horizon", _first(horizon, contract and contract.horizon, config.horizon)
-        ),
-        action_dim=_action_dim(config, contract, action_dim, weights.columns),
-        steps=_positive("num_steps", config.grid.steps if num_steps is None else num_steps),
-        end_time=config.grid.end,
-        action_attention=_choice(
+        horizon=positive("horizon", first(horizon, contract and contract.horizon, config.horizon)),
+        action_dim=given_dim,
+        active_columns=weights.columns if config.all_columns_active else given_dim,
+        steps=positive("num_steps", first(num_steps, config.grid.steps)),
+        end_time=_end_time(config.grid.end if end_time is None else end_time),
+        action_attention=choice(
             ActionAttention, "action_attention", action_attention, config.action_attention
         ),
-        resize=_choice(Resize, "resize", resize, Resize(config.resize)),
-        rotary=_choice(Rotary, "rotary", rotary, Rotary.EXACT),
-        statistics=normalization.label if normalization else "none, values stay normalised",
+        inactive=choice(InactiveColumns, "inactive_columns", inactive_columns, config.inactive),
+        resize=choice(Resize, "resize", resize, Resize(config.resize)),
+        rotary=choice(Rotary, "rotary", rotary, Rotary.EXACT),
+        state_encoding=encoding,
+        state_bins=_state_bins(folder, config, encoding, state_bins),
+        statistics=label(norm),
         device=device,
         dtype=dtype,
     )
@@ -112,12 +159,20 @@ def load_policy(
         weights.head,
         action_attention=settings.action_attention,
         grid=StepGrid(settings.steps, settings.end_time),
+        inactive_target=_inactive_target(folder, settings, weights.columns, norm),
     )
-    images = ImagePreprocessor(
-        image_settings, settings.resize, config.resolution, DEFAULT_RESOLUTION
+    images = ImagePreprocessor(image_settings, settings.resize, config.resolution, config.long_side)
+    columns = weights.state_columns or config.state_columns or weights.columns
+    state = StateEncoder(
+        encoding=encoding,
+        bins=settings.state_bins,
+        columns=columns,
+        width=first(config.state_dim, contract and len(contract.state), columns),
+        pad=config.all_columns_active,
+        normalization=norm,
     )
-    rename = processors.rename if processors is not None else {}
-    return Policy(settings, model, tokenizer, images, normalization, rename)
+    views = _views(config.views, processors.rename if processors is not None else {})
+    return Policy(settings, model, tokenizer, images, norm, state, views)
 
 
 def _own_contract(folder: Path, config: CheckpointConfig) -> Contract | None:
@@ -125,12 +180,17 @@ def _own_contract(folder: Path, config: CheckpointConfig) -> Contract | None:
     if not (folder / CONTRACT_FILE).is_file():
         return None
     contract = Contract.load(folder)
-    if contract.prediction_mode is not PredictionMode.FLOW:
-        raise UserError(f"{folder / CONTRACT_FILE}: only prediction_mode flow is implemented")
+    # A robot may use the first columns of wall-x's own layouts; text leaves no column out.
+    whole_action = config.layout.of_lerobot
+    whole_state = config.layout.of_lerobot or config.state_encoding is StateEncoding.TEXT
     own = {
         "cameras": (tuple(camera.view for camera in contract.cameras), config.cameras),
-        "action columns": (len(contract.action), config.action_dim),
-        "state columns": (len(contract.state), config.state_dim),
+        "action columns": (len(contract.action), config.action_dim if whole_action else None),
+        "state columns": (len(contract.state), config.state_dim if whole_state else None),
+        "prediction_mode": (
+            contract.prediction_mode.value,
+            config.prediction and config.prediction.value,
+        ),
     }
     for what, (said, configured) in own.items():
         if configured is not None and said != configured:
@@ -140,12 +200,79 @@ def _own_contract(folder: Path, config: CheckpointConfig) -> Contract | None:
     return contract
 
 
-def _normalization(
-    processors: Processors | None, normalizers: Mapping, norm_key: str | None
-) -> Normalization | None:
-    if processors is not None:
-        return from_processors(processors)
-    return from_normalizers(normalizers, norm_key)
+def _processors(folder: Path, config: CheckpointConfig) -> Processors | None:
+    if not config.layout.of_lerobot:
+        return None
+    if config.layout is Layout.LEROBOT:
+        return read_processors(folder)
+    processors = read_processors(folder, "wall_oss_05")
+    if processors.views is not None and list(processors.views.items()) != list(
+        config.views.items()
+    ):
+        raise UserError(
+            f"{folder}: config.json and policy_preprocessor.json disagree on camera_key_mapping"
+        )
+    return processors
+
+
+def _prediction(
+    folder: Path, config: CheckpointConfig, contract: Contract | None, given: str | None
+) -> PredictionMode:
+    own = contract.prediction_mode if contract is not None else config.prediction
+    mode = choice(PredictionMode, "prediction_mode", given, own or PredictionMode.FLOW)
+    if mode is not PredictionMode.FLOW:
+        raise UserError(f"{folder}: prediction_mode {mode.value!r} is not implemented, only 'flow'")
+    return mode
+
+
+def _state_encoding(
+    folder: Path, config: CheckpointConfig, weights: ModelWeights, given: str | None
+) -> StateEncoding:
+    has_token = weights.head.propri is not None
+    own = config.state_encoding or (StateEncoding.TOKEN if has_token else StateEncoding.TEXT)
+    encoding = choice(StateEncoding, "state_encoding", given, own)
+    if encoding is StateEncoding.TOKEN and not has_token:
+        raise UserError(f"{folder} has no propri_proj, so state_encoding must be text")
+    return encoding
+
+
+def _state_bins(
+    folder: Path, config: CheckpointConfig, encoding: StateEncoding, given: int | None
+) -> int | None:
+    if encoding is StateEncoding.TOKEN:
+        if given is not None:
+            raise UserError(f"{folder} takes the state as numbers: leave state_bins out")
+        return None
+    bins = config.state_bins if given is None else given
+    if bins is None:
+        raise UserError(
+            f"{folder} takes the state as text, and neither config.json nor config.yml says in how "
+            "many bins: give state_bins as in its training (512 and 256 are in use)"
+        )
+    return positive("state_bins", bins)
+
+
+def _inactive_target(
+    folder: Path, settings: PolicySettings, columns: int, norm: Normalization | None
+) -> Tensor | None:
+    if settings.inactive is InactiveColumns.MODEL or settings.active_columns == columns:
+        return None
+    if norm is None:
+        raise UserError(
+            f"{folder} has no statistics, so nothing says what zero is in the model's units: give "
+            "inactive_columns='model'"
+        )
+    return torch.from_numpy(norm.zero_action(columns))
+
+
+def _views(views: Mapping[str, str], rename: Mapping[str, str]) -> dict[str, str]:
+    """Return the view by name of a given image, both without prefix."""
+    mapped = {k.removeprefix(IMAGE_PREFIX): v for k, v in views.items()}
+    found = dict(mapped)
+    for old, new in rename.items():
+        name = new.removeprefix(IMAGE_PREFIX)
+        found[old.removeprefix(IMAGE_PREFIX)] = mapped.get(name, name)
+    return found
 
 
 def _cameras(
@@ -171,28 +298,13 @@ def _action_dim(
     config: CheckpointConfig, contract: Contract | None, given: int | None, columns: int
 ) -> int:
     own = len(contract.action) if contract is not None else config.action_dim
-    number = _positive("action_dim", _first(given, own, columns))
+    number = positive("action_dim", first(given, own, columns))
     if number > columns:
         raise UserError(f"action_dim {number} exceeds the checkpoint's {columns} columns")
     return number
 
 
-def _first(*values: int | None) -> int:
-    """Return the first value that somebody gave."""
-    return next(value for value in values if value is not None)
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise UserError(f"{name} must be at least 1, not {value}")
-    return value
-
-
-def _choice(kind: type[T], name: str, given: str | None, default: T) -> T:
-    if given is None:
-        return default
-    try:
-        return kind(given)
-    except ValueError:
-        choices = ", ".join(str(member.value) for member in kind)
-        raise UserError(f"{name} must be one of {choices}, not {given!r}") from None
+def _end_time(value: float) -> float:
+    if not 0.0 < value <= 1.0:
+        raise UserError(f"end_time must be above 0 and at most 1, not {value}")
+    return float(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from enum import Enum
 from time import perf_counter
 from typing import TypedDict
 
@@ -14,18 +13,21 @@ from numpy.typing import ArrayLike, NDArray
 from so101_driver.errors import UserError
 
 from wallx_policy.lerobot_files import IMAGE_PREFIX
-from wallx_policy.model.config import ActionAttention, Layout
+from wallx_policy.model.config_types import Layout
 from wallx_policy.model.flow import FlowInputs, FlowModel
-from wallx_policy.model.images import ImagePreprocessor, Resize
+from wallx_policy.model.images import ImagePreprocessor
 from wallx_policy.model.normalization import Normalization
-from wallx_policy.model.prompt import PromptTokenizer, flow_prompt, lerobot_task
+from wallx_policy.model.prompt import (
+    PromptTokenizer,
+    flow_prompt,
+    lerobot_task,
+    view_phrase,
+    view_phrase_05,
+)
+from wallx_policy.model.settings import PolicySettings, Rotary
+from wallx_policy.model.state import StateEncoder
 
-
-class Rotary(Enum):
-    """Precision of the rotary frequencies."""
-
-    EXACT = "exact"
-    BF16 = "bf16"
+__all__ = ["ActionPrediction", "Observation", "Policy", "PolicySettings", "Rotary"]
 
 
 class Observation(TypedDict):
@@ -53,49 +55,6 @@ class ActionPrediction:
     timings_s: dict[str, float]
 
 
-@dataclass(frozen=True, slots=True)
-class PolicySettings:
-    """What was taken for every switch of a checkpoint.
-
-    Attributes:
-        layout: Who wrote the checkpoint.
-        cameras: Views in prompt order.
-        horizon: Actions in a chunk.
-        action_dim: Leading action columns in use.
-        steps: Euler steps.
-        end_time: Flow time where the last one ends.
-        action_attention: What action tokens see of each other.
-        resize: Kernel of the image resampling.
-        rotary: Precision of the frequencies.
-        statistics: Where normalisation comes from.
-        device: Where the model runs.
-        dtype: Of its matrices.
-    """
-
-    layout: Layout
-    cameras: tuple[str, ...]
-    horizon: int
-    action_dim: int
-    steps: int
-    end_time: float
-    action_attention: ActionAttention
-    resize: Resize
-    rotary: Rotary
-    statistics: str
-    device: str
-    dtype: str
-
-    def line(self) -> str:
-        """Return one line for the log."""
-        return (
-            f"{self.layout.value} layout, views {', '.join(self.cameras)}, {self.horizon} actions "
-            f"of {self.action_dim}, {self.steps} Euler steps to {self.end_time:g}, "
-            f"{self.action_attention.value} attention, {self.resize.value} resize, "
-            f"{self.rotary.value} rotary, statistics: {self.statistics}, "
-            f"{self.dtype} on {self.device}"
-        )
-
-
 class Policy:
     """A loaded checkpoint; made by `wallx_policy.model.load_policy`."""
 
@@ -106,15 +65,20 @@ class Policy:
         tokenizer: PromptTokenizer,
         images: ImagePreprocessor,
         normalization: Normalization | None,
-        rename: Mapping[str, str],
+        state: StateEncoder,
+        views: Mapping[str, str],
     ) -> None:
-        """Put the parts together."""
+        """Put the parts together; ``views`` are views by name of an image, where they differ."""
         self.settings = settings
         self._model = model
         self._tokenizer = tokenizer
         self._images = images
         self._normalization = normalization
-        self._rename = dict(rename)
+        self._state = state
+        self._views = dict(views)
+        self._phrase = (
+            view_phrase_05 if settings.layout in (Layout.WALL05, Layout.LEROBOT05) else view_phrase
+        )
 
     @property
     def description(self) -> str:
@@ -168,7 +132,7 @@ class Policy:
 
     def inputs(self, observation: Observation) -> FlowInputs:
         """Return what the network sees of an observation."""
-        given = {self._view(name): image for name, image in observation["images"].items()}
+        given = self._by_view(observation["images"])
         missing = [view for view in self.settings.cameras if view not in given]
         if missing:
             raise UserError(
@@ -182,38 +146,39 @@ class Policy:
         if self.settings.layout is Layout.LEROBOT:
             instruction = lerobot_task(instruction)
         horizon = self.settings.horizon
-        prompt = flow_prompt(self.settings.cameras, tokens, instruction, horizon)
-        ids = torch.from_numpy(self._tokenizer.encode(prompt, sum(tokens), horizon))[None]
-        state, known = self._state(observation["state"])
+        state = self._state(observation["state"])
+        prompt = flow_prompt(
+            self.settings.cameras,
+            tokens,
+            instruction,
+            horizon,
+            state=state.text,
+            phrase=self._phrase,
+        )
+        state_tokens = 1 if state.text is None else 0
+        numbers = self._tokenizer.encode(prompt, sum(tokens), horizon, state_tokens=state_tokens)
+        ids = torch.from_numpy(numbers)[None]
         dof = torch.zeros(1, self._model.columns)
-        dof[:, : self.settings.action_dim] = 1.0
+        dof[:, : self.settings.active_columns] = 1.0
         return FlowInputs(
             input_ids=ids,
             attention_mask=torch.ones_like(ids),
             pixel_values=torch.from_numpy(patches.pixel_values),
             grid_thw=torch.from_numpy(patches.grid_thw),
-            state=state,
-            state_mask=known,
+            state=state.values,
+            state_mask=state.known,
             dof_mask=dof,
         )
 
-    def _view(self, name: str) -> str:
-        name = self._rename.get(name, self._rename.get(IMAGE_PREFIX + name, name))
-        return name.removeprefix(IMAGE_PREFIX)
-
-    def _state(self, given: ArrayLike) -> tuple[torch.Tensor, torch.Tensor]:
-        state = np.asarray(given, dtype=np.float32)
-        columns = self._model.columns
-        if state.ndim != 1 or len(state) > columns:
-            raise UserError(f"the state must be up to {columns} numbers, not {list(state.shape)}")
-        if np.isinf(state).any():
-            raise UserError("the state is infinite")
-        if self._normalization is not None:
-            state = self._normalization.normalized_state(state)
-        values, known = torch.zeros(1, columns), torch.zeros(1, columns)
-        known[0, : len(state)] = torch.from_numpy(~np.isnan(state)).float()
-        values[0, : len(state)] = torch.from_numpy(np.nan_to_num(state, nan=0.0))
-        return values, known
+    def _by_view(self, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
+        found: dict[str, NDArray[np.uint8]] = {}
+        for name, image in images.items():
+            bare = name.removeprefix(IMAGE_PREFIX)
+            view = self._views.get(bare, bare)
+            if view in found:
+                raise UserError(f"the observation has two images of the view {view}")
+            found[view] = image
+        return found
 
 
 def _checked_image(view: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from so101_driver.errors import UserError
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 ACTION = "<|action|>"
 PROPRI = "<|propri|>"
@@ -33,6 +33,9 @@ _PHRASES = {
     "wall_view": "wall view",
     "top_view": "top view",
 }
+_PHRASES_05 = {
+    view: _PHRASES[view] for view in ("face_view", "left_wrist_view", "right_wrist_view")
+}
 _SPECIAL = re.compile(r"<\|[^|>]*\|>")
 DEFAULT_INSTRUCTION = "Execute the robot action."
 
@@ -44,6 +47,11 @@ def view_phrase(view: str) -> str:
     return view.replace("_", " ") if "view" in view else f"{view} view"
 
 
+def view_phrase_05(view: str) -> str:
+    """Return the words that stand for a view in the prompt of wall-oss-0.5."""
+    return _PHRASES_05.get(view, view.replace("_", " "))
+
+
 def lerobot_task(instruction: str) -> str:
     """Return an instruction as LeRobot's processor passes it on."""
     if not instruction:
@@ -52,7 +60,13 @@ def lerobot_task(instruction: str) -> str:
 
 
 def flow_prompt(
-    views: Sequence[str], image_tokens: Sequence[int], instruction: str, horizon: int
+    views: Sequence[str],
+    image_tokens: Sequence[int],
+    instruction: str,
+    horizon: int,
+    *,
+    state: str | None = None,
+    phrase: Callable[[str], str] = view_phrase,
 ) -> str:
     """Return the prompt whose last ``horizon`` tokens are the action tokens.
 
@@ -61,6 +75,8 @@ def flow_prompt(
         image_tokens: Tokens of each view's image.
         instruction: As it shall stand in the prompt.
         horizon: Actions in the chunk.
+        state: The robot's state in words; None puts the token there that carries it.
+        phrase: Gives a view its words.
 
     Raises:
         UserError: when the instruction contains a special token.
@@ -69,7 +85,7 @@ def flow_prompt(
     if special:
         raise UserError(f"the instruction must not contain the special token {special[0]}")
     images = "".join(
-        f" {view_phrase(view)}: <|vision_start|>{IMAGE_PAD * count}<|vision_end|>"
+        f" {phrase(view)}: <|vision_start|>{IMAGE_PAD * count}<|vision_end|>"
         for view, count in zip(views, image_tokens, strict=True)
     )
     return (
@@ -77,7 +93,7 @@ def flow_prompt(
         f"<|im_start|>user\nObservation:{images}\n"
         f"Instruction: {instruction}\n"
         "Predict the next action in robot action.\n"
-        f"Proprioception: {PROPRI}\n<|im_end|>\n"
+        f"Proprioception: {PROPRI if state is None else state}\n<|im_end|>\n"
         f"<|im_start|>assistant\n{ACTION * horizon}"
     )
 
@@ -94,8 +110,14 @@ class SpecialIds:
 class PromptTokenizer:
     """The checkpoint's own tokenizer; never truncates and never pads."""
 
-    def __init__(self, folder: Path, embedding_rows: int) -> None:
+    def __init__(self, folder: Path, embedding_rows: int, *, add_tokens: bool = False) -> None:
         """Read ``tokenizer.json``.
+
+        Args:
+            folder: Where it lies.
+            embedding_rows: Of the checkpoint.
+            add_tokens: Whether the files leave out the tokens of state and action, which then
+                follow the last one, as in wall-oss-0.5.
 
         Raises:
             UserError: when it is missing, lacks a token, or has more tokens than the checkpoint
@@ -110,6 +132,10 @@ class PromptTokenizer:
             raise UserError(f"{path} cannot be read as a tokenizer: {error}") from error
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        if add_tokens and all(self._tokenizer.token_to_id(t) is None for t in (PROPRI, ACTION)):
+            self._tokenizer.add_special_tokens(
+                [AddedToken(t, special=True) for t in (PROPRI, ACTION)]
+            )
         missing = [token for token in _NEEDED if self._tokenizer.token_to_id(token) is None]
         if missing:
             raise UserError(f"{path} lacks the tokens {', '.join(missing)}: it is another model's")
@@ -123,8 +149,16 @@ class PromptTokenizer:
             *(self._tokenizer.token_to_id(token) for token in (IMAGE_PAD, PROPRI, ACTION))
         )
 
-    def encode(self, prompt: str, image_tokens: int, horizon: int) -> NDArray[np.int64]:
+    def encode(
+        self, prompt: str, image_tokens: int, horizon: int, *, state_tokens: int = 1
+    ) -> NDArray[np.int64]:
         """Return the ids of a flow prompt.
+
+        Args:
+            prompt: From `flow_prompt`.
+            image_tokens: Of all images.
+            horizon: Action tokens.
+            state_tokens: 1, or 0 where the state is text.
 
         Raises:
             UserError: when the tokenizer splits or merges a special token.
@@ -132,7 +166,7 @@ class PromptTokenizer:
         ids = np.asarray(self._tokenizer.encode(prompt, add_special_tokens=False).ids, np.int64)
         wanted = {
             IMAGE_PAD: (self.special.image_pad, image_tokens),
-            PROPRI: (self.special.propri, 1),
+            PROPRI: (self.special.propri, state_tokens),
             ACTION: (self.special.action, horizon),
         }
         for token, (number, count) in wanted.items():

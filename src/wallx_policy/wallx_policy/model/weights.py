@@ -79,3 +79,8 @@ class ModelWeights:
     def columns(self) -> int:
         """Action columns, used or not."""
         return self.head.back.shape[0]
+
+    @property
+    def state_columns(self) -> int | None:
+        """State columns that the state's token carries, used or not; None without one."""
+        return None if self.head.propri is None else self.head.propri.shape[1] // 2
