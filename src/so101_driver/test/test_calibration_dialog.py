@@ -7,7 +7,6 @@ import os
 import select
 import subprocess
 import sys
-import threading
 import time
 
 import pytest
@@ -105,60 +104,66 @@ def test_missing_script_is_named(tmp_path):
         open_answers(str(tmp_path)).ask("?")
 
 
+class WatchedServo(IdealServo):
+    """Counts how often its position was read."""
+
+    reads = 0
+
+    def present_ticks(self):
+        self.reads += 1
+        return super().present_ticks()
+
+
 class Arm:
-    """Virtual servos that a hand swings for as long as it is there."""
+    """Virtual servos that a hand moves on as soon as they have been looked at."""
 
     def __init__(self):
         arm = IdealArm()
         for servo_id, middle in zip(SERVO_IDS, (500, 3900, 2500, 1000, 3000, 40), strict=True):
-            arm.servos[servo_id] = IdealServo(servo_id, scale=TickScale(zero_tick=middle))
+            arm.servos[servo_id] = WatchedServo(servo_id, scale=TickScale(zero_tick=middle))
         self.servos = arm.servos
         self.bus = VirtualBus(arm)
-        self.swinging = threading.Event()
-        self.end = threading.Event()
 
-    def swing(self):
-        begin = time.monotonic()
-        while not self.end.wait(0.004):
-            angle = time.monotonic() - begin if self.swinging.is_set() else 0.0
+    def sweep(self):
+        """Move all joints from stop to stop and back to the middle."""
+        for share in (0.0, 0.5, 1.0, 0.5, 0.0, -0.5, -1.0, -0.5, 0.0):
             for travel, servo in zip(TRAVEL, self.servos.values(), strict=True):
-                # A hand rests at the stops.
-                share = max(-1.0, min(1.0, 1.1 * math.sin(4.0 * angle)))
                 servo.position_rad = share * travel / 2 * 2 * math.pi / 4096
+            # The middle of three readings counts.
+            enough = {servo: servo.reads + 4 for servo in self.servos.values()}
+            deadline_s = time.monotonic() + 30.0
+            while any(servo.reads < reads for servo, reads in enough.items()):
+                assert time.monotonic() < deadline_s
+                time.sleep(0.002)
 
 
 @pytest.fixture
 def arm():
     arm = Arm()
-    hand = threading.Thread(target=arm.swing)
-    hand.start()
     with arm.bus:
         yield arm
-        arm.end.set()
-        hand.join()
 
 
 @pytest.mark.bus
 @pytest.mark.parametrize("way", ["script", "pipe"])
 def test_program_runs_from_a_script_and_from_a_pipe(arm, home, way):
-    script = home / "answers.txt"
-    text = "\n" + "wait 4\n\n" + "y\n"
-    script.write_text(text)
     words = [*PROGRAM, "--port", arm.bus.port, "--name", "arm"]
+    script = home / "answers"
     if way == "script":
+        # A script that is written while it is read: the sweep takes as long as it takes.
+        os.mkfifo(script)
         words += ["--script", str(script)]
     process = subprocess.Popen(
         words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    if way == "pipe":
-        process.stdin.write(text)
-        process.stdin.flush()
-    said = ""
-    for line in process.stdout:
-        said += line
-        if line.startswith("Sweep"):
-            arm.swinging.set()
-    process.stdin.close()
+    with script.open("w") if way == "script" else process.stdin as answers:
+        said = ""
+        print("# the pose\n", file=answers, flush=True)
+        for line in process.stdout:
+            said += line
+            if line.startswith("Press Enter"):
+                arm.sweep()
+                print("\ny", file=answers, flush=True)
     assert process.wait(20) == 0, said
     joints = Calibration.load(calibration_path("follower", "arm")).joints
     for travel, joint in zip(TRAVEL, joints.values(), strict=True):
