@@ -5,12 +5,8 @@ The controller listens to ros2_control's topics and publishes joint states, noth
 
 from __future__ import annotations
 
-import itertools
-import signal
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +17,7 @@ pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 
 import rclpy
 from builtin_interfaces.msg import Time
-from rclpy.executors import SingleThreadedExecutor
+from node_bench import NodeBench
 from sensor_msgs.msg import JointState
 from so101_driver.nodes.node_base import latched
 from so101_driver.safety import Limits
@@ -38,20 +34,14 @@ LIMITS = Limits.from_file(EXAMPLE / "limits.yaml", "cautious")
 JOINTS = LIMITS.joint_names
 START_RAD = np.array([0.2, -0.4, 0.1, -1.2, 0.0, 0.3, 0.5])
 PERIOD_S = 0.01
-_namespaces = (f"/seven{number}" for number in itertools.count())
 FORWARD, TRAJECTORY = "forward_position_controller/commands", "jtc/joint_trajectory"
 
 
-class Arm:
+class Arm(NodeBench):
     """A controller that follows one of the two topics with a lag, and its joint states."""
 
-    def __init__(self, context: rclpy.Context, log: Path) -> None:
-        self.namespace = next(_namespaces)
-        self.log = log
-        self.process: subprocess.Popen[bytes] | None = None
-        self.node = rclpy.create_node("controller", namespace=self.namespace, context=context)
-        self.executor = SingleThreadedExecutor(context=context)
-        self.executor.add_node(self.node)
+    def __init__(self, folder: Path, context: rclpy.Context) -> None:
+        super().__init__(folder, context)
         self.position = START_RAD.copy()
         self.goal = START_RAD.copy()
         self.sequence = 0
@@ -81,63 +71,43 @@ class Arm:
             "chunk_timeout_s": 0.5,
             **parameters,
         }
-        words = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
-        with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "so101_driver.nodes.safety_node", "--ros-args"),
-                    *words,
-                    *("-r", f"__ns:={self.namespace}"),
-                ],
-                stdout=log,
-                stderr=subprocess.STDOUT,
-            )
+        self.launch("so101_driver.nodes.safety_node", values)
         self.wait(lambda: self.statuses and self.joint_states.get_subscription_count(), "its start")
 
-    def wait(self, true: Callable[[], Any], what: str, timeout_s: float = 15.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not true():
-            assert time.monotonic() < deadline_s, (
-                f"waited for {what}; {self.reason}\n{self.log.read_text()}"
-            )
-            self.executor.spin_once(timeout_sec=0.02)
+    @property
+    def situation(self) -> str:
+        return self.reason
 
     @property
     def reason(self) -> str:
         return self.statuses[-1].reason if self.statuses else "no status"
 
-    def call(self, name: str) -> Trigger.Response:
-        client = self.node.create_client(Trigger, name)
-        self.wait(client.service_is_ready, f"service {name}")
-        future = client.call_async(Trigger.Request())
-        self.wait(future.done, f"answer of {name}")
-        return future.result()
+    def arm(self) -> None:
+        self.wait(lambda: self.call(Trigger, "safety/arm").success, "arming")
 
     def go(self, target_rad: np.ndarray, duration_s: float) -> None:
-        """Send chunks, ten a second, along a straight way that begins at the last command."""
+        """Send chunks, ten a second, along a straight way from the last command to its end."""
         start_rad = np.array(self.commands[-1].position)
         begun_s = time.monotonic()
-        while (elapsed_s := time.monotonic() - begun_s) < duration_s:
+
+        def send() -> None:
+            elapsed_s = time.monotonic() - begun_s
             message = ActionChunk(source="test", session=1, sequence=self.sequence, action_kind=1)
             self.sequence += 1
             message.header.stamp = self.node.get_clock().now().to_msg()
             message.trajectory.joint_names = list(JOINTS)
             for index in range(20):
-                share = min((elapsed_s + 0.05 * index) / (0.8 * duration_s), 1.0)
+                share = min((elapsed_s + 0.05 * index) / duration_s, 1.0)
                 positions = start_rad + share * (target_rad - start_rad)
                 point = JointTrajectoryPoint(positions=positions.tolist())
                 point.time_from_start.nanosec = index * 50_000_000
                 message.trajectory.points.append(point)
             self.chunks.publish(message)
-            sent_s = time.monotonic()
-            self.wait(lambda sent_s=sent_s: time.monotonic() > sent_s + 0.1, "time to pass")
 
-    def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.kill()
-            self.process.wait(10)
-        self.executor.shutdown()
-        self.node.destroy_node()
+        def is_there() -> bool:
+            return np.allclose(self.commands[-1].position, target_rad, atol=0.01)
+
+        self.repeat(send, 0.1, is_there, "the target")
 
     def _on_forward(self, message: Float64MultiArray) -> None:
         self.forwarded.append(message)
@@ -177,7 +147,7 @@ def assert_legal(commands: list[JointState]) -> None:
 def arm(tmp_path: Path) -> Iterator[Arm]:
     context = rclpy.Context()
     rclpy.init(context=context)
-    made = Arm(context, tmp_path / "safety.log")
+    made = Arm(tmp_path, context)
     yield made
     made.close()
     rclpy.shutdown(context=context)
@@ -187,20 +157,18 @@ def arm(tmp_path: Path) -> Iterator[Arm]:
 def test_a_controller_of_ros2_control_is_armed_moved_held_and_parked(arm: Arm, output: str):
     topic = {"forward_topic": FORWARD, "trajectory_topic": TRAJECTORY}[output]
     arm.start(**{output: topic})
-    arm.wait(lambda: arm.call("safety/arm").success, "arming")
+    arm.arm()
     arm.wait(lambda: len(arm.commands) > 20, "commands while holding")
     np.testing.assert_allclose(arm.commands[0].position, START_RAD, atol=1e-9)
 
     target = START_RAD + np.array([0.2, 0.2, -0.2, -0.2, 0.3, -0.2, 0.1])
-    arm.go(target, 2.0)
+    arm.go(target, 1.6)
     arm.wait(lambda: arm.statuses[-1].state == SafetyStatus.STATE_HOLD, "holding")
     assert "old" in arm.reason
     np.testing.assert_allclose(arm.commands[-1].position, target, atol=0.01)
-    np.testing.assert_allclose(arm.position, target, atol=0.02)
+    arm.wait(lambda: np.allclose(arm.position, target, atol=0.02), "the arm at the target")
 
-    arm.process.send_signal(signal.SIGINT)
-    arm.wait(lambda: arm.process.poll() is not None, "its end", 14.0)
-    assert arm.process.returncode == 0, arm.log.read_text()
+    arm.end()
     np.testing.assert_allclose(arm.commands[-1].position, LIMITS.rest_rad, atol=0.01)
 
     assert all(message.name == list(JOINTS) for message in arm.commands)
@@ -227,7 +195,7 @@ def test_shadow_sends_nothing_to_controllers(arm: Arm):
     arm.start(mode="shadow", forward_topic=FORWARD, trajectory_topic=TRAJECTORY)
     shadows: list[JointState] = []
     arm.node.create_subscription(JointState, "safety/shadow_commands", shadows.append, 100)
-    arm.wait(lambda: arm.call("safety/arm").success, "arming")
+    arm.arm()
     arm.wait(lambda: len(shadows) > 30, "shadow commands")
     assert not arm.commands
     assert not arm.forwarded
