@@ -32,7 +32,8 @@ TAKE_OVER_TIMEOUT_S = 4.0
 """Changing the source and braking take a second at most."""
 
 DISCOVERY_S = 1.0
-"""What has not been heard of the follower when engaging may still come for so long."""
+"""What has not been heard of the follower when engaging may still come for so long; safety, which
+may not have been found either, is asked as often."""
 
 READY = "call teleop/engage with data: true to lead"
 _AGAIN = "then call teleop/engage"
@@ -62,7 +63,7 @@ class Teleop:
         self._settings = settings
         self._wanted: ClutchMode | None = None
         self._clutch = Clutch(ClutchMode.ALIGN, settings.fade_rad_s)
-        self._asked = False
+        self._asked_ns: int | None = None
         self._lost = ""
         self._since_ns = 0
         self._answer: Answer | None = None
@@ -131,7 +132,7 @@ class Teleop:
                 self._answer = Answer(True, f"already engaged: {self.sentence}")
             return
         self._clutch = Clutch(mode, self._settings.fade_rad_s)
-        self._asked = False
+        self._asked_ns = None
         self._since_ns = now_ns
         self.session += 1
         self._enter(TeleopState.TAKING_OVER, "waiting until safety holds for this source")
@@ -142,8 +143,11 @@ class Teleop:
         if follower.source != self._settings.source:
             if late:
                 self._give_up("did not select")
-            ask, self._asked = not self._asked, True
-            return ask
+                return False
+            if self._asked_ns is not None and now_ns - self._asked_ns < DISCOVERY_S * 1e9:
+                return False
+            self._asked_ns = now_ns
+            return True
         if follower.safety not in (SafetyState.HOLD, SafetyState.DISARMED):
             if late:
                 self._give_up("did not come to rest for")

@@ -182,6 +182,19 @@ def test_taking_over_from_a_policy_asks_once_and_waits_until_the_follower_rests(
     assert np.allclose(desk.targets[0], desk.pose_rad)
 
 
+def test_safety_is_asked_again_because_it_may_not_have_been_found_yet():
+    desk = Desk()
+    desk.source, desk.safety = "wall_oss", SafetyState.TRACKING
+    desk.core.engage(desk.mode)
+    desk.step(round(2.5 / PERIOD_S))
+    assert desk.selections == 3
+    desk.source, desk.safety = "teleop", SafetyState.HOLD
+    desk.step()
+    assert desk.answers[-1].success
+    desk.step(100)
+    assert desk.selections == 3
+
+
 def test_a_policy_that_does_not_let_go_is_said():
     desk = Desk()
     desk.source, desk.safety = "wall_oss", SafetyState.TRACKING
