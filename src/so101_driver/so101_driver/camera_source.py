@@ -166,11 +166,12 @@ def make_source(name: str, settings: SourceSettings | None = None) -> CameraSour
     if not name:
         raise UserError("the camera's device is empty: give e.g. /dev/video0, a video or a folder.")
     path = Path(name).expanduser()
-    if name.startswith("/dev/"):
-        return DeviceSource(name, settings)
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
+        if name.startswith("/dev/"):
+            # Not plugged in.
+            return DeviceSource(name, settings)
         raise UserError(
             f"camera {name}: {error.strerror}; give a device such as /dev/video0, a video file or "
             "a folder of pictures."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -174,6 +175,15 @@ def test_a_device_that_is_not_plugged_in_is_a_device_all_the_same() -> None:
         make_source("/dev/video77").open()
 
 
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="needs a file system below /dev")
+def test_not_everything_below_dev_is_a_device(video: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        source = make_source(str(shutil.copy(video, folder)))
+        source.open()
+        assert source.describe().kind is SourceKind.VIDEO
+        source.close()
+
+
 def test_unopened_sources_say_so(video: Path) -> None:
     with pytest.raises(SourceError, match="is not open"):
         VideoSource(video, SourceSettings()).read()
@@ -197,15 +207,22 @@ def test_a_cut_off_jpeg_is_none(keep: int) -> None:
     assert complete_jpeg(encoded()[:keep]) is None
 
 
-def test_random_bytes_never_crash() -> None:
+def test_random_bytes_are_a_whole_file_or_none() -> None:
     generator = np.random.default_rng(5)
     whole = encoded()
     for _ in range(2000):
         data = bytearray(whole)
         for place in generator.integers(0, len(data), 4):
             data[place] = generator.integers(0, 256)
-        complete_jpeg(bytes(data[: generator.integers(0, len(data) + 1)]))
-        complete_jpeg(b"\xff\xd8" + generator.bytes(60))
+        for damaged in (
+            bytes(data[: generator.integers(0, len(data) + 1)]),
+            b"\xff\xd8" + generator.bytes(60),
+        ):
+            jpeg = complete_jpeg(damaged)
+            if jpeg is not None:
+                assert jpeg.data.startswith(b"\xff\xd8")
+                assert jpeg.data.endswith(b"\xff\xd9")
+                assert min(jpeg.width, jpeg.height) > 0
 
 
 def test_missing_huffman_tables_are_put_in() -> None:
