@@ -205,13 +205,17 @@ def test_a_start_too_deep_is_seen(geometry):
 
 
 def test_the_arm_through_itself_is_seen(geometry):
+    """The elbow folds the arm onto its shoulder, far from everything else."""
     share = 0.5 - 0.5 * np.cos(np.linspace(0.0, np.pi, 600))
-    folded = np.array([0.0, -1.2, 1.5, -0.2, 0.0, 0.3])
-    rows = moved(3, 1.8 * share, folded)
-    found = Checker(BOUNDS, T, ARM, geometry).check(rows)
-    clear = geometry.clearances(rows).min(axis=0)
-    touching = {geometry.names[i] for i in np.flatnonzero(clear < -1e-6)}
-    assert bool(found) == bool(touching)
+    clear = np.array([-1.22, -0.11, 1.46, -1.61, -0.67, 0.47])
+    checker = Checker(BOUNDS, T, ARM, geometry)
+    found = checker.check(moved(2, 0.2 * share, clear))
+    assert {violation.what.removeprefix("clearance of ") for violation in found} <= {
+        "forearm to shoulder",
+        "wrist to shoulder",
+    }
+    assert found
+    assert checker.check(moved(2, -0.2 * share, clear)) == []
 
 
 def test_every_constraint_can_be_violated(geometry):
