@@ -100,7 +100,7 @@ def probe(
         if not (own if capabilities & _HAS_DEVICE_CAPS else capabilities) & _VIDEO_CAPTURE:
             return None
         modes = tuple(
-            Mode(_letters(code), width, height, _rates_hz(handle, ioctl, code, width, height))
+            Mode(fourcc_letters(code), width, height, _rates_hz(handle, ioctl, code, width, height))
             for code in _formats(handle, ioctl)
             for width, height in _sizes(handle, ioctl, code)
         )
@@ -129,6 +129,11 @@ def describe_modes(modes: Iterable[Mode], most: int = 8) -> str:
             names = [*names[:most], "..."]
         parts.append(f"{fourcc} {', '.join(names)}")
     return "; ".join(parts)
+
+
+def fourcc_letters(code: int) -> str:
+    """Return the letters of a pixel format's number, e.g. ``MJPG``."""
+    return struct.pack("<I", code & 0x7FFFFFFF).decode("ascii", errors="replace").rstrip("\0 ")
 
 
 def _open_problem(path: str, error: OSError) -> str:
@@ -196,10 +201,6 @@ def _stable_links(folder: Path) -> dict[Path, tuple[str, ...]]:
         for link in sorted((folder / kind).glob("*")):
             links.setdefault(link.resolve(), []).append(str(link))
     return {path: tuple(names) for path, names in links.items()}
-
-
-def _letters(code: int) -> str:
-    return struct.pack("<I", code & 0x7FFFFFFF).decode("ascii", errors="replace").rstrip("\0 ")
 
 
 def _text(raw: bytes) -> str:

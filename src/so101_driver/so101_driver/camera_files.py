@@ -8,6 +8,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from so101_driver.camera_devices import fourcc_letters
 from so101_driver.camera_jpeg import complete_jpeg
 from so101_driver.camera_source import (
     IMAGE_SUFFIXES,
@@ -88,8 +89,7 @@ class VideoSource(_FileSource):
                 f"camera {self._path} is no video that OpenCV can read: use mp4, avi or mkv."
             )
         height, width = first.shape[:2]
-        code = int(capture.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little", signed=True)
-        fourcc = code.decode("ascii", errors="replace").strip("\0 ")
+        fourcc = fourcc_letters(int(capture.get(cv2.CAP_PROP_FOURCC)))
         try:
             self._accept(width, height, capture.get(cv2.CAP_PROP_FPS), fourcc)
         except SourceError:

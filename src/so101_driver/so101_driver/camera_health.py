@@ -8,6 +8,17 @@ from enum import Enum
 import numpy as np
 from numpy.typing import NDArray
 
+_BLACK = 16.0
+"""A picture whose 99th percentile of grey levels is below this is black."""
+_DARK = 40.0
+"""A picture whose 90th percentile is below this is too dark."""
+_BRIGHT, _BRIGHT_SHARE = 250.0, 0.5
+"""A picture with a larger share of pixels at this level or above is overexposed."""
+_CONTRAST = 2.0
+"""A picture with a smaller standard deviation is blank."""
+_SAME = 0.02
+"""Pictures with a smaller mean difference are the same one; a live sensor's noise is more."""
+
 
 class Finding(Enum):
     """What is wrong with a picture; the value is what a user reads."""
@@ -18,28 +29,6 @@ class Finding(Enum):
     DARK = "too dark: add light, or set exposure_s to 0 (automatic)"
     OVEREXPOSED = "overexposed: less light, or a shorter exposure_s"
     FROZEN = "frozen: the camera repeats the same picture; unplug it and plug it in again"
-
-
-@dataclass(frozen=True, slots=True)
-class Thresholds:
-    """Limits in grey levels 0..255.
-
-    Attributes:
-        black: A picture whose 99th percentile is below this is black.
-        dark: A picture whose 90th percentile is below this is too dark.
-        bright: Pixels at or above this are overexposed.
-        bright_share: A picture with a larger share of such pixels is overexposed.
-        contrast: A picture with a smaller standard deviation is blank.
-        same: Pictures with a smaller mean difference are the same one; a live sensor's noise is
-            more.
-    """
-
-    black: float = 16.0
-    dark: float = 40.0
-    bright: float = 250.0
-    bright_share: float = 0.5
-    contrast: float = 2.0
-    same: float = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +46,21 @@ class Look:
     contrast: float
 
 
-def look(gray: NDArray[np.uint8], thresholds: Thresholds | None = None) -> Look:
+def look(gray: NDArray[np.uint8]) -> Look:
     """Judge one picture by itself.
 
     Args:
         gray: Grey levels, [height, width]; a picture at reduced size does.
-        thresholds: Limits; the defaults if None.
     """
-    limits = thresholds or Thresholds()
     brightness, contrast = float(gray.mean()), float(gray.std())
     ninety, ninety_nine = np.percentile(gray, (90, 99))
-    if ninety_nine < limits.black:
+    if ninety_nine < _BLACK:
         finding = Finding.BLACK
-    elif float((gray >= limits.bright).mean()) > limits.bright_share:
+    elif float((gray >= _BRIGHT).mean()) > _BRIGHT_SHARE:
         finding = Finding.OVEREXPOSED
-    elif contrast < limits.contrast:
+    elif contrast < _CONTRAST:
         finding = Finding.BLANK
-    elif ninety < limits.dark:
+    elif ninety < _DARK:
         finding = Finding.DARK
     else:
         finding = Finding.GOOD
@@ -88,12 +75,10 @@ class FrozenWatch:
 
     Args:
         after_s: How long pictures must be the same; 0 never reports.
-        thresholds: ``same`` says what counts as the same.
     """
 
-    def __init__(self, after_s: float, thresholds: Thresholds | None = None) -> None:
+    def __init__(self, after_s: float) -> None:
         self._after_ns = int(after_s * 1e9)
-        self._same = (thresholds or Thresholds()).same
         self._reference: NDArray[np.int16] | None = None
         self._since_ns = 0
 
@@ -104,7 +89,7 @@ class FrozenWatch:
         changed = (
             reference is None
             or reference.shape != picture.shape
-            or float(np.abs(picture - reference).mean()) >= self._same
+            or float(np.abs(picture - reference).mean()) >= _SAME
         )
         if changed:
             self._reference, self._since_ns = picture, now_ns

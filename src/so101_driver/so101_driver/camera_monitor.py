@@ -10,11 +10,13 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
-from so101_driver.camera_health import Finding, FrozenWatch, Look, Thresholds, look
+from so101_driver.camera_health import Finding, FrozenWatch, Look, look
 
 _WINDOW_S = 3.0
 _SLOW_SHARE = 0.8
 _SILENT_S = 1.0
+_LOOK_PERIOD_NS = 500_000_000
+"""A picture is looked at this often; looking costs a small decoding."""
 
 
 class Level(IntEnum):
@@ -46,23 +48,13 @@ class CameraMonitor:
     Args:
         rate_hz: Pictures per second that should come.
         frozen_after_s: How long pictures must be identical to be called frozen; 0 never.
-        look_period_s: A picture is looked at this often; looking costs a small decoding.
-        thresholds: Of the looks.
     """
 
-    def __init__(
-        self,
-        rate_hz: float,
-        frozen_after_s: float = 5.0,
-        look_period_s: float = 0.5,
-        thresholds: Thresholds | None = None,
-    ) -> None:
+    def __init__(self, rate_hz: float, frozen_after_s: float = 5.0) -> None:
         self.counters: Counter[str] = Counter()
         self._rate_hz = rate_hz
         self._window_ns = int(max(_WINDOW_S, 6.0 / rate_hz) * 1e9)
-        self._look_period_ns = int(look_period_s * 1e9)
-        self._thresholds = thresholds
-        self._frozen_watch = FrozenWatch(frozen_after_s, thresholds)
+        self._frozen_watch = FrozenWatch(frozen_after_s)
         self._published: deque[tuple[int, float]] = deque()
         self._next_look_ns: int | None = None
         self._look: Look | None = None
@@ -102,8 +94,8 @@ class CameraMonitor:
         """Look at a picture; returns the finding if it is another one than before."""
         with self._lock:
             before = self.finding
-            self._next_look_ns = now_ns + self._look_period_ns
-            self._look = look(gray, self._thresholds)
+            self._next_look_ns = now_ns + _LOOK_PERIOD_NS
+            self._look = look(gray)
             self._frozen = self._frozen_watch.update(gray, now_ns)
             after = self.finding
             if after is not Finding.GOOD:

@@ -8,6 +8,8 @@ from enum import Enum
 
 _MISTRUST = 3
 """So many implausible stamps in a row, and the device's stamps are no longer used."""
+_MAX_AGE_NS = 500_000_000
+"""Oldest believable device stamp on arrival."""
 _CLOCK_JUMP_NS = 1_000_000_000
 """A stamp that lies further back than this says that ROS time was set back, not that it is late."""
 
@@ -36,12 +38,10 @@ class Arrival:
 class StampMapper:
     """Turns device stamps, or times of arrival where these are no good, into ROS time.
 
-    A device stamp is believed if it is newer than the last one, not in the future, and at most
-    ``max_age_s`` old on arrival.
+    A device stamp is believed if it is newer than the last one, not in the future, and not too old.
 
     Args:
         latency_s: Taken from the time of arrival when the device does not stamp.
-        max_age_s: Oldest believable device stamp.
         from_file: Pictures come from a file: no device, no latency.
 
     Attributes:
@@ -49,13 +49,10 @@ class StampMapper:
         counters: Implausible device stamps, and pictures refused because they were not newer.
     """
 
-    def __init__(
-        self, latency_s: float, max_age_s: float = 0.5, *, from_file: bool = False
-    ) -> None:
+    def __init__(self, latency_s: float, *, from_file: bool = False) -> None:
         self.source = StampSource.FILE if from_file else StampSource.DEVICE
         self.counters: Counter[str] = Counter()
         self._latency_ns = 0 if from_file else int(latency_s * 1e9)
-        self._max_age_ns = int(max_age_s * 1e9)
         self._last_device_ns: int | None = None
         self._last_stamp_ns: int | None = None
         self._bad_in_a_row = 0
@@ -84,7 +81,7 @@ class StampMapper:
         last, self._last_device_ns = self._last_device_ns, device_ns
         if device_ns is not None and (last is None or device_ns > last):
             age_ns = steady_ns - device_ns
-            if 0 <= age_ns <= self._max_age_ns:
+            if 0 <= age_ns <= _MAX_AGE_NS:
                 self._bad_in_a_row = 0
                 return age_ns
         self._bad_in_a_row += 1

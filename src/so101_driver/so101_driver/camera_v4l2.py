@@ -9,7 +9,7 @@ from typing import Any
 import cv2
 
 from so101_driver import camera_devices
-from so101_driver.camera_devices import CameraDevice, Mode, describe_modes
+from so101_driver.camera_devices import CameraDevice, Mode, describe_modes, fourcc_letters
 from so101_driver.camera_jpeg import complete_jpeg
 from so101_driver.camera_source import (
     Description,
@@ -143,7 +143,7 @@ class DeviceSource:
         capture.set(cv2.CAP_PROP_FRAME_WIDTH, width)
         capture.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
         capture.set(cv2.CAP_PROP_FPS, rate_hz)
-        fourcc = _letters(capture.get(cv2.CAP_PROP_FOURCC))
+        fourcc = fourcc_letters(int(capture.get(cv2.CAP_PROP_FOURCC)))
         got = (
             round(capture.get(cv2.CAP_PROP_FRAME_WIDTH)),
             round(capture.get(cv2.CAP_PROP_FRAME_HEIGHT)),
@@ -212,7 +212,3 @@ class DeviceSource:
             f"{fourcc or self._settings.fourcc} {width}x{height}",
             f"it offers {offer}" if offer else "it does not say what it offers",
         )
-
-
-def _letters(code: float) -> str:
-    return (int(code) & 0x7FFFFFFF).to_bytes(4, "little").decode("ascii", errors="replace")
