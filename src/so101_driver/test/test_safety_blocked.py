@@ -135,3 +135,35 @@ def test_an_old_measurement_is_no_jam(new_scene: Any):
     scene.step(chunks=(scene.chunk(target),), ticks=80)
     assert np.abs(scene.last.positions_rad - GOAL).max() > 0.8
     assert scene.status.counts[Limit.TRACKING_MARGIN] == 0
+
+
+def send_scaled(scene: Any, by_rad: float) -> None:
+    """As a policy does that sees its joint stand: a quarter of a second from where it is measured.
+
+    A fifth of its speed is followed, until something stops it.
+    """
+    for _ in range(90):
+        begin = np.array(scene.measured)
+        points = begin + np.linspace(0.0, by_rad, 25)[:, None] * np.eye(6)[LIFT]
+        offsets = tuple(10_000_000 * i for i in range(25))
+        scene.step(chunks=(scene.chunk(points_rad=points, offsets_ns=offsets),), ticks=8)
+        if scene.last.state is not State.TRACKING:
+            return
+
+
+def test_in_scaled_mode_chunks_that_begin_at_the_blocked_joint_do_not_press_on(new_scene: Any):
+    """They end behind the command, yet their motion, which is what SCALED follows, goes on."""
+    scene = new_scene(Mode.SCALED, scale=0.2).arm()
+    scene.jammed = (LIFT,)
+    send_scaled(scene, 0.12)
+    scene.step(ticks=60)
+    assert (scene.last.state, scene.status.reason_code) == (State.HOLD, "JOINT_BLOCKED")
+    pressed = scene.last.positions_rad[LIFT] - scene.measured[LIFT]
+    assert pressed < scene.limits.following_stop_rad[LIFT] + 0.05
+    command = scene.last.positions_rad
+    send_scaled(scene, 0.12)
+    np.testing.assert_array_equal(scene.last.positions_rad, command)
+    send_scaled(scene, -0.12)
+    scene.step(ticks=60)
+    # The way out is open.
+    assert scene.last.positions_rad[LIFT] < command[LIFT] - 0.1

@@ -43,6 +43,12 @@ class AcceptedChunk:
     first_due_ns: int
     committed_steps: int = 0
 
+    def due_rad(self, steady_ns: int) -> Array:
+        """The point that is due now; before and after the chunk, its ends."""
+        last = len(self.points_rad) - 1
+        steps = (steady_ns - self.first_due_ns) * 1e-9 / self.step_s if last else 0.0
+        return self.points_rad[round(min(max(steps, 0.0), last))]
+
 
 @dataclass(frozen=True, slots=True)
 class Refusal:

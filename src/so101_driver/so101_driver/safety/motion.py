@@ -132,6 +132,13 @@ class Motion:
             self._upper = np.minimum(self._upper, self.position_rad + radius)
         self._limiter.set_bounds(self._lower, self._upper)
 
+    def target_rad(self, chunk: AcceptedChunk, steady_ns: int) -> Array:
+        """Where following a chunk would lead the command: to its end, or a share of its own way."""
+        end_rad = chunk.points_rad[-1]
+        if self._scale is None:
+            return end_rad
+        return self.position_rad + self._scale * (end_rad - chunk.due_rad(steady_ns))
+
     def follow(self, chunk: AcceptedChunk, steady_ns: int) -> None:
         """Take a chunk's path from this tick on."""
         self._blender.add(chunk, steady_ns)

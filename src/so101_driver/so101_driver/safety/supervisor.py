@@ -206,7 +206,7 @@ class Supervisor:
                 accepted = answer
         if accepted is None:
             return
-        target_rad = accepted.points_rad[-1]
+        target_rad = self._motion.target_rad(accepted, steady_ns)
         blocked = self._guards.blocks(target_rad)
         if blocked:
             machine.act(Limit.JOINT_BLOCKED)
