@@ -188,6 +188,16 @@ class ArmDriver:
         with self._lock:
             return self._core.limp()
 
+    def settled(self) -> bool:
+        """Return whether torque is neither rising nor falling."""
+        with self._lock:
+            return self._core.settled()
+
+    def estopped(self) -> bool:
+        """Return whether an emergency stop is latched."""
+        with self._lock:
+            return self._core.estopped()
+
     def give_torque(self, timeout_s: float) -> Answer:
         """Switch a limp arm on where it is, or try to take it over again after a fault."""
         return self._ask(self._give_torque, timeout_s)
@@ -205,8 +215,9 @@ class ArmDriver:
         try:
             return future.result(timeout_s)
         except TimeoutError:
-            future.cancel()
-            return Answer(False, "the servos did not take it in time")
+            if future.cancel():
+                return Answer(False, "the servo loop did not come to it in time; it is not done")
+            return Answer(False, "the servos take long over it: see driver/status for what comes")
 
     # In the thread.
 

@@ -383,6 +383,14 @@ class DriverCore:
         """Return whether torque is off in every servo, as read from them."""
         return self._torque.limp
 
+    def settled(self) -> bool:
+        """Return whether torque is neither rising nor falling."""
+        return self._torque.settled
+
+    def estopped(self) -> bool:
+        """Return whether an emergency stop is latched."""
+        return self._gate.estop.pressed
+
     def snapshot(self, now_ns: int) -> DriverSnapshot:
         """Return the state for ``driver/status``."""
         state, reason = self._state(now_ns)

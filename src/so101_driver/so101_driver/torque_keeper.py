@@ -77,6 +77,11 @@ class TorqueKeeper:
         return self.phase is TorquePhase.OFF and not any(self.enabled)
 
     @property
+    def settled(self) -> bool:
+        """Whether torque is neither rising nor falling."""
+        return self._ramp is None and (self.phase is not TorquePhase.OFF or self.limp)
+
+    @property
     def limited(self) -> tuple[tuple[str, float], ...]:
         """Joints (name, share of full torque) that have pressed too long, the gripper apart."""
         limited = self._guard.limited.items()

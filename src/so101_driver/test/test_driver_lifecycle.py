@@ -26,13 +26,16 @@ from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import JointState
 from so101_driver.calibration import Calibration
+from so101_driver.estop_latch import SafetyPhase
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
 from so101_driver.nodes.driver_node import DriverNode
+from so101_driver.nodes.node_base import latched
 from so101_driver.sim import IdealArm, VirtualBus
 from so101_driver.sim.virtual_servo import IdealServo, TickScale
+from std_msgs.msg import Bool
 
 from so101_driver import registers as reg
-from wallx_msgs.msg import DriverStatus
+from wallx_msgs.msg import DriverStatus, SafetyStatus
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
@@ -154,6 +157,7 @@ class Graph:
             node.destroy_node()
         for bus in self.buses.values():
             bus.close()
+        self.watcher.destroy_node()
         rclpy.shutdown(context=self.context)
 
 
@@ -194,6 +198,41 @@ def test_a_driver_that_cannot_start_can_be_started_later(graph: Graph, capfd: An
     graph.buses["arm"].mute(4, False)
     assert node.trigger_activate() == SUCCESS
     graph.wait("arm", "NO_COMMANDS")
+
+
+def test_a_stop_that_was_pressed_before_the_arm_was_there_is_not_lost(graph: Graph) -> None:
+    """A latched button is heard while the node starts; the arm comes later, and may go and come."""
+    node = graph.add("stopped")
+    button = graph.watcher.create_publisher(Bool, "/stopped/estop", latched())
+    safety = graph.watcher.create_publisher(SafetyStatus, "/stopped/safety/status", latched())
+    button.publish(Bool(data=True))
+    graph.wait_until("press", lambda: node._estop_pressed)
+    assert node.trigger_configure() == SUCCESS
+    for _ in range(2):
+        assert node.trigger_activate() == SUCCESS
+        graph.wait("stopped", "ESTOP")
+        assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    graph.wait("stopped", "ESTOP")
+    safety.publish(SafetyStatus(state=SafetyStatus.STATE_ESTOP))
+    graph.wait_until("safety's stop", lambda: node._safety_phase is SafetyPhase.STOPPED)
+    safety.publish(SafetyStatus(state=SafetyStatus.STATE_HOLD))
+    graph.wait("stopped", "NO_COMMANDS")
+    assert node.trigger_deactivate() == SUCCESS
+    assert node.trigger_activate() == SUCCESS
+    graph.wait("stopped", "NO_COMMANDS")
+
+
+def test_counters_of_the_node_are_in_its_status_too(graph: Graph) -> None:
+    node = graph.add("arm")
+    graph.up("arm")
+    node.count("commands_not_written")
+
+    def counted() -> bool:
+        counters = {counter.name: counter.count for counter in graph.statuses["arm"].counters}
+        return counters.get("commands_not_written") == 1 and "missed_cycles" in counters
+
+    graph.wait_until("counter", counted)
 
 
 def test_two_arms_with_their_own_limits_do_not_hear_each_other(

@@ -378,6 +378,16 @@ def test_ending_may_let_the_arm_down(bench: Bench) -> None:
     assert bench.enabled() == [0] * 6
 
 
+def test_ending_waits_until_an_arm_that_is_being_let_down_is_limp(bench: Bench) -> None:
+    """Servos keep a lowered torque limit until their supply is cut."""
+    bench.started(release_s=0.8)
+    assert bench.call(Trigger, "driver/release", Trigger.Request()).success
+    assert bench.end(signal.SIGINT) == 0
+    assert bench.enabled() == [0] * 6
+    limits = [bench.servos.servos[i].memory.value(reg.TORQUE_LIMIT) for i in SERVO_IDS]
+    assert limits == [1000] * 5 + [500]
+
+
 def latched() -> Any:
     from so101_driver.nodes.node_base import latched as qos
 

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -44,8 +44,9 @@ from wallx_msgs.msg import DriverStatus, SafetyStatus
 _GIL_INTERVAL_S = 0.0005
 _STATUS_EVERY = 10
 _REQUEST_TIMEOUT_S = 5.0
-_ENDING_TIMEOUT_S = 15.0
+_ENDING_TIMEOUT_S = 17.0
 """Less than the 20 s after which launch and the runner kill."""
+_SHORTEST_RELEASE_S = 0.5
 
 _PHASES = {
     SafetyStatus.STATE_DISARMED: SafetyPhase.DISARMED,
@@ -72,6 +73,7 @@ class DriverNode(NodeBase):
         self._last_state: tuple[int, Reason] | None = None
         self._errors: dict[int, ServoError] = {}
         self._safety_phase: SafetyPhase | None = None
+        self._estop_pressed = False
         self._deaf_topics: set[str] = set()
         self._joint_states = self.create_publisher(JointState, "joint_states", reliable())
         self._status = self.create_publisher(DriverStatus, "driver/status", latched())
@@ -127,16 +129,21 @@ class DriverNode(NodeBase):
         )
         try:
             action = arm.start()
-        except (UserError, BusError) as error:
+        except Exception as error:
             self.deactivate()
-            raise UserError(str(error)) from error
+            if isinstance(error, BusError):
+                raise UserError(str(error)) from error
+            raise
         self._arm = arm
+        if self._estop_pressed:
+            arm.estop()
         self.get_logger().info(f"{self.p.port}: six servos answer, {action.value}")
 
     def deactivate(self) -> None:
         """Close the port; the arm keeps holding."""
         if self._arm is not None:
             self._arm.stop()
+            self._estop_pressed = self._arm.estopped()
             self._arm = None
         if self._bus is not None:
             self._bus.close()
@@ -154,13 +161,12 @@ class DriverNode(NodeBase):
 
     def _end(self, arm: ArmDriver) -> None:
         deadline_s = time.monotonic() + _ENDING_TIMEOUT_S
-        while time.monotonic() < deadline_s and not arm.commands_stopped():
-            time.sleep(0.02)
+        _wait(arm.commands_stopped, deadline_s)
         if self.p.on_exit == "ramp_down":
-            arm.release(self.p.release_s, _REQUEST_TIMEOUT_S)
-            deadline_s = time.monotonic() + self.p.release_s + 1.0
-            while time.monotonic() < deadline_s and not arm.limp():
-                time.sleep(0.02)
+            left_s = deadline_s - time.monotonic() - 1.0
+            arm.release(min(self.p.release_s, max(left_s, _SHORTEST_RELEASE_S)), _REQUEST_TIMEOUT_S)
+        # Never in the middle of a ramp: servos keep a torque limit until their supply is cut.
+        _wait(arm.settled, deadline_s)
         self.finish()
 
     def _wait_for_port(self) -> None:
@@ -202,7 +208,10 @@ class DriverNode(NodeBase):
         self._errors = arm.take_errors()
         self._status.publish(
             status_message(
-                snapshot, self._servos(arm), arm.counters(), self.get_clock().now().to_msg()
+                snapshot,
+                self._servos(arm),
+                {**arm.counters(), **dict(self.counters)},
+                self.get_clock().now().to_msg(),
             )
         )
 
@@ -263,8 +272,12 @@ class DriverNode(NodeBase):
             self._arm.safety(phase)
 
     def _on_estop(self, message: Bool) -> None:
-        if message.data and self._arm is not None:
-            self._arm.estop()
+        if message.data:
+            # Remembered first: activating looks at it after the arm is there.
+            self._estop_pressed = True
+            arm = self._arm
+            if arm is not None:
+                arm.estop()
 
     def _on_release(
         self, _request: Trigger.Request, response: Trigger.Response
@@ -310,6 +323,11 @@ class DriverNode(NodeBase):
             topics = ", ".join(sorted(self._deaf_topics))
             return DiagnosticStatus.ERROR, f"a publisher of {topics} cannot be heard", values
         return level, message, values
+
+
+def _wait(done: Callable[[], bool], deadline_s: float) -> None:
+    while time.monotonic() < deadline_s and not done():
+        time.sleep(0.02)
 
 
 def _respond(response: Any, answer: Answer) -> Any:
