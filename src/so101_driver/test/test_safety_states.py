@@ -240,6 +240,49 @@ def test_going_down_brakes_before_the_mode_changes(new_scene: Any):
     assert {c.output for c in stopping} == {Output.COMMANDS}
 
 
+def test_a_lower_scale_in_motion_is_not_overtaken_by_the_next_chunk(new_scene: Any):
+    scene = new_scene(Mode.SCALED, scale=0.2).arm().track()
+    assert scene.ask(EventKind.SET_MODE, mode=Mode.SCALED, scale=0.1).success
+    scene.step(chunks=(scene.chunk(),))
+    assert scene.last.state is State.STOPPING
+    scene.step(ticks=60)
+    assert (scene.last.state, scene.status.scale) == (State.HOLD, 0.1)
+    scene.track()
+
+
+def pressed(scene: Any) -> None:
+    scene.ask(EventKind.ESTOP)
+    scene.step(ticks=60)
+    assert scene.last.mode is Mode.FULL
+    scene.ask(EventKind.RESET)
+
+
+def parked(scene: Any) -> None:
+    assert scene.ask(EventKind.PARK).success
+    while scene.last.state is not State.DISARMED:
+        scene.step()
+        assert scene.tick < 1000
+
+
+def driver_lost(scene: Any) -> None:
+    scene.driver = replace(scene.driver, torque_on=(False,) * 6)
+    scene.step()
+    scene.driver = replace(scene.driver, torque_on=(True,) * 6)
+
+
+@pytest.mark.parametrize("disturb", [pressed, parked, driver_lost])
+def test_a_mode_that_was_lowered_stays_lowered_whatever_comes_while_braking(
+    new_scene: Any, disturb: Any
+):
+    scene = new_scene().arm().track()
+    assert scene.ask(EventKind.SET_MODE, mode=Mode.SHADOW).message == "braking, then SHADOW"
+    disturb(scene)
+    assert (scene.last.state, scene.last.mode) == (State.DISARMED, Mode.SHADOW)
+    scene.step(ticks=40)
+    scene.arm()
+    assert scene.last.output is Output.SHADOW
+
+
 @pytest.mark.parametrize("scale", [0.09, 0.21, math.nan])
 def test_an_impossible_scale_is_refused(new_scene: Any, scale: float):
     scene = new_scene().arm()

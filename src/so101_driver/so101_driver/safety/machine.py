@@ -142,7 +142,7 @@ class Machine:
     def takes_chunks(self) -> bool:
         """Whether a chunk may be followed now."""
         if self.state is State.STOPPING:
-            mode_stays = self._next_mode is self.mode
+            mode_stays = (self._next_mode, self._next_scale) == (self.mode, self.scale)
             return mode_stays and self.move is None and not self._disarm_after
         return self.state in (State.HOLD, State.TRACKING)
 
@@ -171,9 +171,8 @@ class Machine:
         self.enter(State.TRACKING, ReasonCode.FOLLOWING, f"following chunks of '{source}'")
 
     def begin(self, move: Move, detail: str) -> None:
-        """Brake, then execute a move; forgets a change of mode that was on its way."""
+        """Brake, then execute a move; a change of mode that is on its way comes after it."""
         self._motion.forget_path()
-        self._next_mode, self._next_scale = self.mode, self.scale
         self.move = move
         self.enter(State.PARKING, move.code, detail)
 
@@ -198,8 +197,10 @@ class Machine:
             self.hold(self.code, self._cause)
 
     def latch(self, state: State, code: ReasonCode, detail: str) -> None:
-        """ESTOP or FAULT: the verified brake runs to its end whatever comes."""
-        self._next_mode, self._next_scale = self.mode, self.scale
+        """ESTOP or FAULT: the verified brake runs to its end whatever comes.
+
+        A change of mode that is on its way comes with the reset: who lowered it counts on it.
+        """
         self.move = None
         self._motion.forget_path()
         self.enter(state, code, detail)
@@ -210,6 +211,7 @@ class Machine:
         What was in motion must not go on when a stop is latched later: the arm is elsewhere then.
         """
         self.move = None
+        self._take_mode()
         self._motion.halt()
         self.enter(State.DISARMED, code, detail)
 
