@@ -183,11 +183,6 @@ class ArmDriver:
         with self._lock:
             return self._core.commands_stopped(time.monotonic_ns())
 
-    def limp(self) -> bool:
-        """Return whether torque is off in every servo."""
-        with self._lock:
-            return self._core.limp()
-
     def settled(self) -> bool:
         """Return whether torque is neither rising nor falling."""
         with self._lock:

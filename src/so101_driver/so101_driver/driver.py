@@ -19,7 +19,6 @@ from so101_driver.calibration import Calibration
 from so101_driver.command_gate import CommandGate
 from so101_driver.driver_reasons import Reason, ReasonCode
 from so101_driver.driver_types import (
-    Array,
     Command,
     CommandResult,
     DriverConfig,
@@ -31,13 +30,14 @@ from so101_driver.driver_types import (
     Write,
 )
 from so101_driver.estop_latch import SafetyPhase
-from so101_driver.goal_rate import GoalRate
 from so101_driver.joints import ARM, JOINT_NAMES, SERVO_IDS
 from so101_driver.overload_guard import OverloadRegisters
 from so101_driver.reading_filter import ReadingFilter
 from so101_driver.readings import Reading, ServoState
+from so101_driver.servo_goals import ServoGoals
 from so101_driver.servo_health import Ratings
 from so101_driver.silence_watch import SilenceWatch
+from so101_driver.supply_watch import SupplyWatch
 from so101_driver.torque_keeper import TorqueKeeper
 
 _REGAINED_GOAL_RAD = 0.1
@@ -65,15 +65,10 @@ class DriverCore:
         self._config = config
         self._calibration = calibration
         self._gate = CommandGate(config)
-        self._rate = GoalRate(config.max_speed_rad_s)
+        self._goals = ServoGoals(config, calibration, self.counters)
         self._torque = TorqueKeeper(config, self.counters)
-        self._goal_rad: Array = np.full(len(SERVO_IDS), np.nan)
-        self._goal_ticks: Sequence[int] | None = None
-        self._goal_written_ns: int | None = None
         self._port_lost: Reason | None = None
-        self._accelerations: dict[int, int] = {}
-        self._unverified: set[int] = set()
-        self._all_withheld_ns: int | None = None
+        self._supply = SupplyWatch()
         self._filter = ReadingFilter()
         self._silence = SilenceWatch(config.max_bad_cycles, config.bus_silence_s)
 
@@ -88,7 +83,7 @@ class DriverCore:
 
         They are not written goals: a goal would switch a fallen servo on with full torque.
         """
-        return frozenset(self._unverified)
+        return frozenset(self._supply.suspects)
 
     # Starting.
 
@@ -117,14 +112,11 @@ class DriverCore:
         self._torque.start(states, full_limits, overload, ratings, now_ns)
         self._silence.start(now_ns)
         self._filter.start()
-        self._unverified.clear()
+        self._supply.start(states)
         self._gate.demand_resync()
-        self._accelerations = {
-            servo_id: state.acceleration for servo_id, state in zip(SERVO_IDS, states, strict=True)
-        }
         enabled = self._torque.enabled
         if any(enabled):
-            self._take_goal([state.goal_ticks for state in states])
+            self._goals.take([state.goal_ticks for state in states])
         if any(enabled) and not all(enabled):
             limp = [i for i, on in zip(SERVO_IDS, enabled, strict=True) if not on]
             self.set_fault(reasons.power_cycled(limp))
@@ -139,7 +131,7 @@ class DriverCore:
 
     def _far_from_goal(self, states: Sequence[ServoState]) -> bool:
         present = self._calibration.ticks_to_rad([state.present_ticks for state in states])
-        apart = np.abs(present - self._goal_rad)[ARM]
+        apart = np.abs(present - self._goals.rad)[ARM]
         worst = int(np.argmax(apart))
         if apart[worst] <= self._config.adopt_rad:
             return False
@@ -148,7 +140,7 @@ class DriverCore:
 
     def torque_given(self, goal_ticks: Sequence[int], now_ns: int) -> None:
         """Take over an arm that was switched on at these goals with torque limit 0."""
-        self._take_goal(goal_ticks)
+        self._goals.take(goal_ticks)
         self._silence.start(now_ns)
         self._torque.given(now_ns)
 
@@ -184,7 +176,7 @@ class DriverCore:
         self._port_lost = None
         self._silence.start(now_ns)
         self._filter.start()
-        self._unverified.clear()
+        self._supply.clear(SERVO_IDS)
         self._gate.demand_resync()
         if problem is not None:
             self.set_fault(problem)
@@ -195,13 +187,13 @@ class DriverCore:
             self._note_strangers(found)
             return
         goals = [state.goal_ticks for state in states]
-        apart = np.abs(self._calibration.ticks_to_rad(goals) - self._goal_rad)
+        apart = np.abs(self._calibration.ticks_to_rad(goals) - self._goals.rad)
         worst = int(np.argmax(apart))
         # Written so that an unknown goal (NaN) counts as another one.
         if not apart[worst] <= _REGAINED_GOAL_RAD:
             self.set_fault(reasons.other_goal(JOINT_NAMES[worst], math.degrees(apart[worst])))
             as_left = False
-        self._take_goal(goals)
+        self._goals.take(goals)
         as_left = not self._far_from_goal(states) and as_left
         if self.torque is TorquePhase.FALLING:
             self.release(self._config.release_s, now_ns)
@@ -230,41 +222,13 @@ class DriverCore:
             sources,
             fault=self.fault is not None or self._port_lost is not None,
             torque=self.torque,
-            goal_rad=self._goal_rad,
+            goal_rad=self._goals.rad,
         )
         if refusal is not None:
             self.counters[refusal.value] += 1
             return CommandResult(refusal=refusal)
-        wanted = np.array(command.position_rad)
-        bounded = np.clip(wanted, *self._bounds())
-        if not np.array_equal(bounded, wanted):
-            self.counters["position_clamped"] += 1
-        if self._unverified:
-            self.counters["goals_withheld"] += 1
-            withheld = [SERVO_IDS.index(servo_id) for servo_id in self._unverified]
-            bounded[withheld] = self._goal_rad[withheld]
-            if len(withheld) == len(SERVO_IDS):
-                self._all_withheld_ns = now_ns
-                return CommandResult()
-        written_ns = self._goal_written_ns
-        paused = written_ns is None or self._goals_silent(now_ns)
-        elapsed_s = None if paused else (now_ns - written_ns) * 1e-9
-        reachable = self._rate.step(self._goal_rad, bounded, elapsed_s)
-        if reachable is not bounded:
-            self.counters["rate_limited"] += 1
-        ticks = self._calibration.rad_to_ticks(reachable).tolist()
-        self._goal_rad = reachable
-        self._goal_ticks = ticks
-        self._goal_written_ns = now_ns
-        goals = dict(zip(SERVO_IDS, ticks, strict=True))
-        for servo_id in self._unverified:
-            del goals[servo_id]
-        return CommandResult(Write(reg.GOAL_POSITION, goals))
-
-    def _bounds(self) -> tuple[Array, Array]:
-        """Position limits, wider where the arm started outside: from there it may only return."""
-        low, high = self._config.position_limits_rad.T
-        return np.minimum(low, self._goal_rad), np.maximum(high, self._goal_rad)
+        goals = self._goals.approach(command.position_rad, self._supply.suspects, now_ns)
+        return CommandResult(Write(reg.GOAL_POSITION, goals) if goals else None)
 
     # Events.
 
@@ -290,7 +254,7 @@ class DriverCore:
         if len(believed) < len(readings):
             self.counters["implausible_reading"] += len(readings) - len(believed)
             readings = believed
-        self._unverified.update(i for i in SERVO_IDS if i not in readings)
+        self._supply.answered(readings)
         silent = self._silence.update(readings, now_ns)
         if silent is not None:
             self.set_fault(silent)
@@ -303,7 +267,7 @@ class DriverCore:
             if servo_id in readings:
                 position[index] = readings[servo_id].value(reg.PRESENT_POSITION, address)
                 velocity[index] = readings[servo_id].value(reg.PRESENT_VELOCITY, address)
-        self._torque.observe(readings, self._goal_ticks, now_ns)
+        self._torque.observe(readings, self._goals.ticks, now_ns)
         strain = self._torque.health.exhausted(now_ns)
         if strain is not None and self.torque is not TorquePhase.OFF:
             self.set_fault(reasons.exhausted(strain))
@@ -318,30 +282,24 @@ class DriverCore:
     ) -> tuple[Write, ...]:
         """Compare what the servos do with what they should do; returns corrections.
 
-        A servo whose supply failed comes back limp and with its power-on registers: the next goal
-        would switch it on with full torque, wherever it has fallen. With ``now_ns``, goals that a
-        lost packet left behind are taken as they are, once none have been written for a while.
+        With ``now_ns``, goals that a lost packet left behind are taken as they are, once none have
+        been written for a while.
         """
         self._note_fallen(states)
         if self.fault is None or self.fault.code is not ReasonCode.POWER_CYCLED:
-            self._unverified.difference_update(states)
+            self._supply.clear(states)
         self._torque.take(states)
         if self.torque is TorquePhase.OFF and not self._note_strangers(states):
             return self._torque.corrections(states)
-        if now_ns is not None and self._goals_silent(now_ns):
-            self._take_goals_as_read(states)
+        known = self.fault is None and now_ns is not None and self._goals.silent(now_ns)
+        if known and self._goals.take_changed(states):
+            self.counters["goals_corrected"] += 1
+            self._gate.demand_resync()
         return ()
 
     def _note_fallen(self, states: Mapping[int, ServoState]) -> bool:
-        """Whether servos have lost their supply: no torque, or the power-on acceleration."""
-        if self.torque is TorquePhase.OFF:
-            return False
-        fallen = [
-            servo_id
-            for servo_id, state in states.items()
-            if not state.torque_enabled
-            or self._accelerations.get(servo_id, state.acceleration) != state.acceleration
-        ]
+        """Whether servos that should hold have lost their supply."""
+        fallen = [] if self.torque is TorquePhase.OFF else self._supply.fallen(states)
         if fallen:
             known = self.fault
             self.set_fault(reasons.power_cycled(fallen))
@@ -355,21 +313,8 @@ class DriverCore:
             self._torque.leave()
             self.set_fault(reasons.switched_on(strangers))
             if len(states) == len(SERVO_IDS):
-                self._take_goal([states[servo_id].goal_ticks for servo_id in SERVO_IDS])
+                self._goals.take([states[servo_id].goal_ticks for servo_id in SERVO_IDS])
         return bool(strangers)
-
-    def _take_goals_as_read(self, states: Mapping[int, ServoState]) -> None:
-        known = self._goal_ticks
-        if known is None or self.fault is not None:
-            return
-        goals = [
-            states[servo_id].goal_ticks if servo_id in states else goal
-            for servo_id, goal in zip(SERVO_IDS, known, strict=True)
-        ]
-        if goals != list(known):
-            self.counters["goals_corrected"] += 1
-            self._gate.demand_resync()
-            self._take_goal(goals)
 
     def tick(self, now_ns: int) -> tuple[Write, ...]:
         """Advance torque limits; call it once per cycle."""
@@ -394,15 +339,12 @@ class DriverCore:
     def snapshot(self, now_ns: int) -> DriverSnapshot:
         """Return the state for ``driver/status``."""
         state, reason = self._state(now_ns)
-        goal = np.full(len(SERVO_IDS), np.nan)
-        if self._goal_ticks is not None:
-            goal = self._calibration.ticks_to_rad(self._goal_ticks)
         rising = self.torque is TorquePhase.RISING
         return DriverSnapshot(
             state=state,
             reason=reason,
             torque_enabled=tuple(on and not rising for on in self._torque.enabled),
-            goal_rad=goal,
+            goal_rad=self._goals.held_rad,
             reading_age_s=self._silence.ages_s(now_ns),
             torque_limit=np.array(self._torque.limits) * reg.DUTY,
             limited=self._torque.limited,
@@ -418,11 +360,11 @@ class DriverCore:
             return DriverState.HOLDING, _TORQUE_REASONS[self.torque]
         if self._gate.frozen(now_ns):
             return DriverState.HOLDING, reasons.ESTOP
-        if not self._goals_silent(now_ns):
+        if not self._goals.silent(now_ns):
             return DriverState.ACTIVE, self._weakness()
         if self._gate.silent(now_ns):
             return DriverState.HOLDING, reasons.NO_COMMANDS
-        if not self._past(self._all_withheld_ns, now_ns):
+        if self._goals.mute(now_ns):
             return DriverState.HOLDING, reasons.BUS_MUTE
         if self._gate.several_sources:
             return DriverState.HOLDING, reasons.MULTIPLE_SOURCES
@@ -435,14 +377,3 @@ class DriverCore:
             return reasons.strained(strains)
         limited = self._torque.limited
         return reasons.torque_limited(limited) if limited else reasons.FOLLOWING
-
-    def _goals_silent(self, now_ns: int) -> bool:
-        return self._past(self._goal_written_ns, now_ns)
-
-    def _past(self, since_ns: int | None, now_ns: int) -> bool:
-        return since_ns is None or now_ns - since_ns > self._config.command_timeout_s * 1e9
-
-    def _take_goal(self, ticks: Sequence[int]) -> None:
-        self._goal_ticks = tuple(ticks)
-        self._goal_rad = self._calibration.ticks_to_rad(self._goal_ticks)
-        self._goal_written_ns = None

@@ -358,7 +358,7 @@ def test_after_a_start_commands_must_begin_at_the_goal(bench):
 def test_an_unknown_goal_counts_as_far_away(bench):
     """NaN compares false with everything: no comparison may let it pass."""
     command = bench.goal_rad.copy()
-    bench.core._goal_rad = np.full(6, np.nan)
+    bench.core._goals.rad = np.full(6, np.nan)
     assert bench.stream(command, 3) == {Refusal.DESYNC}
     assert not moved(bench)
 
