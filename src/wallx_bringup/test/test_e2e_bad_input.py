@@ -105,9 +105,14 @@ def test_truncated_checkpoint_is_refused_by_file(wallx_up, checkpoint):
     assert_refused(result, "model.safetensors")
 
 
-def test_wrong_camera_topic_is_named(wallx_up, checkpoint):
+def test_wrong_camera_topic_is_named(wallx_up, checkpoint, tmp_path):
+    impatient = tmp_path / "impatient.yaml"
+    impatient.write_text("/**/policy: {ros__parameters: {graph_timeout_s: 2.0}}")
     result = wallx_up(
-        "backend:=wall_oss", f"checkpoint:={checkpoint}", "face_topic:=camera/nobody/image_raw"
+        "backend:=wall_oss",
+        f"checkpoint:={checkpoint}",
+        "face_topic:=camera/nobody/image_raw",
+        f"params_file:={impatient}",
     )
     assert_refused(result, "camera/nobody/image_raw")
 

@@ -88,7 +88,7 @@ def test_bag_played_beside_the_graph_moves_nothing(live_graph, tmp_path):
             lambda: np.abs(np.array(graph.latest["joint_states"].position) - start).max() > 0.05,
             60.0,
         )
-        graph.watch(3.0)
+        graph.watch(1.5)
 
     with live_graph("backend:=hold") as graph:
         graph.listen("safety/status", SafetyStatus)
@@ -102,7 +102,7 @@ def test_bag_played_beside_the_graph_moves_nothing(live_graph, tmp_path):
             ),
             60.0,
         )
-        graph.watch(2.0)
+        graph.wait("the wire log", lambda: len(graph.history["sim/wire_log"]) > 20)
         held = np.array(graph.history["sim/wire_log"][-1].goal_position)
         graph.history["sim/wire_log"].clear()
         played = play_everything(graph, bag)
@@ -116,7 +116,7 @@ def test_bag_played_beside_the_graph_moves_nothing(live_graph, tmp_path):
 def play_everything(graph, bag: Path) -> set[str]:
     """Publish a bag's messages as they were recorded, stamps and pace included.
 
-    The simulator's own wire log is left out: it is the witness.
+    From the first command on. The simulator's own wire log is left out: it is the witness.
     """
     from rclpy.serialization import deserialize_message
     from rosbags.highlevel import AnyReader
@@ -131,9 +131,10 @@ def play_everything(graph, bag: Path) -> set[str]:
             publishers[connection.topic] = graph.node.create_publisher(kind, connection.topic, 10)
         commands = publishers["/joint_commands"]
         graph.wait("the driver to see the player", lambda: commands.get_subscription_count() >= 1)
-        begun_s, first_ns = time.monotonic(), None
-        for connection, stamp_ns, raw in reader.messages(connections=connections):
-            first_ns = first_ns or stamp_ns
+        moving = [c for c in connections if c.topic == "/joint_commands"]
+        _, first_ns, _ = next(reader.messages(connections=moving))
+        begun_s = time.monotonic()
+        for connection, stamp_ns, raw in reader.messages(connections=connections, start=first_ns):
             while time.monotonic() - begun_s < (stamp_ns - first_ns) * 1e-9:
                 graph.pump()
             message = deserialize_message(raw, types[connection.topic])
