@@ -57,6 +57,8 @@ PLAIN_GEOMETRY = PlainGeometry(GEOMETRY_FILE, PLAIN_ARM)
 SIMULATED = Calibration.load(data_path("sim_calibration.json"))
 STRETCHED_RAD = np.array([0.0, 0.9, -0.9, 0.0, 0.0, 0.2])
 READY_RAD = np.array([0.0, -0.6, 0.5, 1.1, 0.0, 0.3])
+BENT_RAD = np.array([0.0, -0.3, 0.6, 1.2, 0.0, 0.2])
+LOW_RAD = np.array([0.0, 0.3, 0.2, 0.7, 0.0, 0.2])
 
 
 class IdealArm:
@@ -224,6 +226,55 @@ def test_twenty_cycles_of_arming_do_not_let_the_arm_creep(adopts_goals):
         assert abs(sunk_mm) < 0.1
     else:
         assert sunk_mm > 10.0
+
+
+@pytest.mark.parametrize("guarded", [True, False])
+@pytest.mark.parametrize(
+    ("pose_rad", "push_m"), [(BENT_RAD, 0.05), (LOW_RAD, 0.07)], ids=["from above", "far out"]
+)
+def test_a_table_pushed_up_into_the_standing_arm_moves_no_command_and_the_arm_comes_back(
+    pose_rad, push_m, guarded
+):
+    """The command stays, whatever the measurement does, and no servo works itself into its trip."""
+    arm = ArmSimulation(seed=1, start_rad=tuple(pose_rad))
+    arm.enable_torque()
+    loop = Loop(arm, SIMULATED, Settings(mode=Mode.FULL))
+    loop.arm_it()
+    if not guarded:
+        loop.core.tick = lambda _now_ns: ()
+    armed, goals, tip_m = len(loop.rows), loop.goal_ticks(), arm.tip_pose()[2, 3]
+    table = arm.world.model.body("table")
+
+    def move_table(height_m, speed_m_s=0.02):
+        ticks = round(abs(height_m - table.pos[2]) / speed_m_s / TICK_S)
+        for height in np.linspace(table.pos[2], height_m, ticks):
+            table.pos[2] = height
+            loop.step()
+
+    move_table(tip_m + push_m)
+    loop.run(10.0)
+    trips = [servo.overload_trips for servo in arm.servos.values()]
+    if not guarded:
+        assert sum(trips) >= 1
+        return
+    pushed_m = arm.tip_pose()[2, 3] - tip_m
+    status = loop.supervisor.status(loop.now_ns)
+    print(f"the tip was pushed up by {1e3 * pushed_m:.0f} mm: {status.reason}")
+    assert pushed_m > push_m
+    assert (loop.last.state, status.reason_code) == (State.HOLD, "JOINT_BLOCKED")
+    assert trips == [0] * 6
+    duty = [abs(servo.plant.duty) for servo in arm.servos.values()]
+    assert max(duty) <= 0.76 + 1e-3
+
+    move_table(0.0)
+    loop.run(6.0)
+    assert loop.supervisor.status(loop.now_ns).reason_code != "JOINT_BLOCKED"
+    assert arm.tip_pose()[2, 3] == pytest.approx(tip_m, abs=0.005)
+    assert loop.core.snapshot(loop.now_ns).torque_limit.tolist() == [1.0] * 5 + [0.5]
+    # From arming on nothing has moved the command, and the arm was always held.
+    assert np.ptp(np.array(loop.rows[armed - 1 :]), axis=0).max() == 0.0
+    np.testing.assert_array_equal(loop.goal_ticks(), goals)
+    assert all(servo.settings.enabled for servo in arm.servos.values())
 
 
 def calibration_of(pan, lift, wrist, gripper):
