@@ -275,6 +275,17 @@ def test_protections_leave_this_share_of_the_duty(faults: ServoFaults, share: fl
         write(servo, reg.UNLOAD_CONDITION, 0)
         servo.torque_nm(1.0, 0.004)
         assert abs(servo.plant.duty) > 0.9
+        assert servo.error == 4
+
+
+def test_without_their_bits_overload_and_current_neither_cut_nor_show() -> None:
+    off = {reg.UNLOAD_CONDITION: 0, reg.PROTECTION_CURRENT: 250}
+    servo = VirtualServo(1, registers=off)
+    write(servo, reg.GOAL_POSITION, 3500)
+    for tick in range(1000):
+        servo.torque_nm(0.004 * tick, 0.004)
+    assert (servo.error, servo.overload_trips) == (0, 0)
+    assert abs(servo.plant.duty) > 0.9
 
 
 def test_current_protection_trips_after_its_time_and_ends_with_a_goal() -> None:

@@ -12,7 +12,8 @@ class Protections:
 
     Overload leaves ``PROTECTIVE_TORQUE``, the others nothing. A trip of overload or current lasts
     until the next goal, heat and supply until they are back in range. The bits of
-    ``UNLOAD_CONDITION`` say which of them cut the output; error bits do not depend on it.
+    ``UNLOAD_CONDITION`` say which of them there are; heat and supply set their error bits in any
+    case.
 
     Attributes:
         overloaded: Whether the overload protection has tripped.
