@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
 
 from so101_driver.calibration_files import (
@@ -96,13 +97,17 @@ def choose_path(options: argparse.Namespace, kind: ArmKind, *, writes: bool) -> 
         for folder in calibration_folders(kind):
             if os.path.exists(folder / path.name):
                 return folder / path.name
-        return path
     found = find_calibrations(kind)
+    if found and options.name is not None:
+        raise UserError(
+            f"no {kind} named {options.name!r} has a calibration; those that have: {_names(found)}."
+        )
     if len(found) == 1:
         return found[0]
     if found:
-        names = ", ".join(sorted({path.stem for path in found}))
-        raise UserError(f"there are calibrations of several {kind}s: give --name, one of {names}.")
+        raise UserError(
+            f"there are calibrations of several {kind}s: give --name, one of {_names(found)}."
+        )
     if writes:
         raise UserError(
             f"no {kind} has a calibration yet: give it a --name, for example --name my_{kind}; "
@@ -113,6 +118,10 @@ def choose_path(options: argparse.Namespace, kind: ArmKind, *, writes: bool) -> 
         f"calibrate, or write one from the servos (wallx calibrate --kind {kind} "
         f"--name my_{kind} --from-servos)."
     )
+
+
+def _names(paths: Sequence[Path]) -> str:
+    return ", ".join(sorted({path.stem for path in paths}))
 
 
 def again(options: argparse.Namespace, *more: str) -> str:

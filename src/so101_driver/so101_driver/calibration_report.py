@@ -200,7 +200,7 @@ def explain(
                     "or its horn was taken off, or a sweep missed a stop. Calibrate again."
                 )
     for twin in twins:
-        sentences.append(f"The servos hold exactly what {twin} says{_what_it_is(path, twin)}.")
+        sentences.append(f"The servos hold exactly what {twin} says{_what_it_is(path, twin)}")
     return sentences
 
 
@@ -246,8 +246,8 @@ def _apart(ticks: float) -> tuple[str, str]:
 
 def _what_it_is(path: Path, twin: Path) -> str:
     if twin.suffix == ".bak":
-        return ", an earlier version of the file" if twin.name.startswith(path.name) else ""
+        return ", an earlier version of the file." if twin.name.startswith(path.name) else "."
     leader = "teleoperators" in twin.parts
     if leader != ("teleoperators" in path.parts):
         return f", which is a {'leader' if leader else 'follower'}'s: are the two arms swapped?"
-    return ": give that --name or --file"
+    return ": give that --name or --file."

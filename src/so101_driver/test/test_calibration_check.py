@@ -210,7 +210,9 @@ def test_leaders_file_for_a_follower_is_recognised(calibrated_servos, capsys):
     store(other_arm())
     store(SIM, "lead", "leader")
     assert run(["--port", calibrated_servos.port, "--check"]) == 1
-    assert "are the two arms swapped?" in tell(capsys)
+    said = tell(capsys)
+    assert "are the two arms swapped?" in said
+    assert "?." not in said
     leader = calibration_path("leader", "lead")
     run(["--port", calibrated_servos.port, "--file", str(leader), "--check"])
     assert "lies in a leader's folder" in tell(capsys)
@@ -323,7 +325,7 @@ def test_file_of_the_old_format_is_explained(tmp_path, capsys):
     ("words", "said"),
     [
         (["--check"], "there is no calibration of a follower"),
-        (["--name", "absent", "--check"], "cannot read the calibration"),
+        (["--name", "absent", "--check"], "there is no calibration of a follower"),
         (["--file", "absent.json", "--to-servos"], "cannot read the calibration absent.json"),
         (["--name", "a/b"], "cannot be the name of a file"),
         (["--name", ""], "cannot be the name of a file"),
@@ -355,6 +357,15 @@ def test_one_of_several_files_must_be_named(capsys):
     store(SIM, "two")
     assert run(["--port", "/dev/absent", "--check"]) == 2
     assert "give --name, one of one, two" in capsys.readouterr().err
+
+
+def test_a_name_without_a_file_is_answered_with_those_that_have_one(capsys):
+    store(SIM, "one")
+    store(SIM, "two")
+    assert run(["--port", "/dev/absent", "--name", "three", "--check"]) == 2
+    assert "no follower named 'three' has a calibration; those that have: one, two." in (
+        capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("words", [["--check", "--to-servos"], ["--kind", "robot"], ["--nothing"]])

@@ -157,7 +157,8 @@ def test_folder_that_may_not_be_looked_into_is_named(tmp_path, monkeypatch):
     path.write_text("{}")
     options = parser().parse_args(["--name", "arm"])
     with shut_out(tmp_path / "shut"):
-        assert choose_path(options, ArmKind.FOLLOWER, writes=False) == path
+        with pytest.raises(UserError, match="there is no calibration of a follower"):
+            choose_path(options, ArmKind.FOLLOWER, writes=False)
         assert find_calibrations(ArmKind.FOLLOWER) == []
         assert backups(path) == []
         for act in (lambda: check_writable(path), lambda: save(path, "{}", "d")):

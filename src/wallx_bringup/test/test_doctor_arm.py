@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from so101_driver.arm_identity import CalibrationFile, read_files
+from so101_driver.arm_identity import CalibrationFile
 from so101_driver.arm_inspection import ArmReport, ServoReport
 from so101_driver.calibration import Calibration
 from so101_driver.calibration_files import ArmKind
@@ -151,10 +151,7 @@ def test_a_calibration_that_no_file_holds_is_warned_of() -> None:
     found = check(ArmReport(servos()), "calibration", ())
     assert found.level is Level.WARN
     assert "none of the 0 follower files" in found.text
-
-
-def given(path: Path):
-    return path, next(iter(read_files([(ArmKind.FOLLOWER, path)])), None)
+    assert found.fix.endswith("--name my_follower --from-servos")
 
 
 def changed_file(folder: Path, changes: dict[str, dict[str, int]]) -> Path:
@@ -162,20 +159,20 @@ def changed_file(folder: Path, changes: dict[str, dict[str, int]]) -> Path:
     for joint, values in changes.items():
         for key, value in values.items():
             content[joint][key] += value
-    path = folder / "arm.json"
+    path = folder / "my arm.json"
     path.write_text(json.dumps(content))
     return path
 
 
 def test_a_named_file_is_compared_with_the_servos(tmp_path: Path) -> None:
     report = ArmReport(servos())
-    assert check(report, "calibration", given=given(FILE)).level is Level.PASS
+    assert check(report, "calibration", given=FILE).level is Level.PASS
     other = changed_file(tmp_path, {"elbow_flex": {"range_min": 10}})
-    found = check(report, "calibration", given=given(other))
+    found = check(report, "calibration", given=other)
     assert found.level is Level.FAIL
     assert "another calibration of this arm: elbow_flex" in found.text
     assert (
-        f"wallx calibrate --kind follower --port /dev/ttyACM0 --file {other} --check" in found.fix
+        f"wallx calibrate --kind follower --port /dev/ttyACM0 --file '{other}' --check" in found.fix
     )
 
 
@@ -183,18 +180,17 @@ def test_a_file_of_another_arm_is_recognised_by_its_stops(tmp_path: Path) -> Non
     shift = {"homing_offset": 300}
     joints = ("shoulder_pan", "shoulder_lift", "elbow_flex", "wrist_flex", "gripper")
     other = changed_file(tmp_path, dict.fromkeys(joints, shift))
-    found = check(ArmReport(servos()), "calibration", given=given(other))
+    found = check(ArmReport(servos()), "calibration", given=other)
     assert found.level is Level.FAIL
     assert "another arm" in found.text
 
 
 def test_a_damaged_file_fails(tmp_path: Path) -> None:
-    path = tmp_path / "my broken.json"
+    path = tmp_path / "broken.json"
     path.write_text("{")
-    found = check(ArmReport(servos()), "calibration", given=given(path))
+    found = check(ArmReport(servos()), "calibration", given=path)
     assert found.level is Level.FAIL
-    assert str(path) in found.text
-    assert f"--file '{path}'" in found.fix
+    assert f"the calibration {path} is not JSON" in found.text
 
 
 def test_an_incomplete_arm_is_not_compared() -> None:

@@ -205,7 +205,9 @@ def test_find_port_says_what_answers(arm: VirtualBus) -> None:
     assert status == 0
     assert "SO-101, supply 12.2 V, firmware 3.10; probably the follower" in text
     with arm.fault(FaultKind.MUTE, servo=2):
-        assert "only ids 1, 3, 4, 5, 6 answer" in run("find-port", str(arm.link))[1]
+        text = run("find-port", str(arm.link))[1]
+    assert "only 1, 3, 4, 5, 6" in text
+    assert f"`wallx doctor --port {arm.link}`" in text
 
 
 def test_find_port_finds_the_unplugged_cable(arm: VirtualBus) -> None:

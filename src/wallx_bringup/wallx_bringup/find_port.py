@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import time
 from collections.abc import Callable, Sequence
 
@@ -126,10 +127,10 @@ def ask(path: str, files: Sequence[CalibrationFile]) -> tuple[str, bool]:
             arm = inspect(bus)
     except (UserError, BusError) as error:
         return f"not asked: {error}", False
-    return describe(arm, files), bool(arm.servos)
+    return describe(path, arm, files), bool(arm.servos)
 
 
-def describe(arm: ArmReport, files: Sequence[CalibrationFile]) -> str:
+def describe(path: str, arm: ArmReport, files: Sequence[CalibrationFile]) -> str:
     """Say in one sentence what answers."""
     if not arm.servos:
         return (
@@ -138,7 +139,8 @@ def describe(arm: ArmReport, files: Sequence[CalibrationFile]) -> str:
         )
     if not arm.complete:
         ids = ", ".join(str(servo.servo_id) for servo in arm.servos)
-        return f"an incomplete SO-101: only ids {ids} answer; `wallx doctor --port ...` says more"
+        more = shlex.join(("wallx", "doctor", "--port", path))
+        return f"an incomplete SO-101: of ids 1 to 6 only {ids}; `{more}` says more"
     supply_v = sum(servo.voltage_v for servo in arm.servos) / len(arm.servos)
     identity = judge(arm, files)
     if identity.kind is None:

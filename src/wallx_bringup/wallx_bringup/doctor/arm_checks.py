@@ -13,6 +13,7 @@ from so101_driver.calibration import Calibration
 from so101_driver.calibration_compare import Verdict, compare, other_stops, verdict
 from so101_driver.calibration_files import ArmKind
 from so101_driver.calibration_servos import FACTORY
+from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS
 from so101_driver.protocol import ServoError
 from so101_driver.readings import servo_name
@@ -56,15 +57,13 @@ class Arm:
         return f"{self.kind} {what}"
 
 
-def check_arm(
-    arm: Arm, files: Sequence[CalibrationFile], given: tuple[Path, CalibrationFile | None] | None
-) -> list[Check]:
+def check_arm(arm: Arm, files: Sequence[CalibrationFile], given: Path | None) -> list[Check]:
     """Check everything that the servos tell.
 
     Args:
         arm: The arm.
         files: Every calibration file there is.
-        given: The file that the user named, and its content unless it is damaged.
+        given: The file that the user named.
     """
     checks = [_check_servos(arm)]
     if not arm.report.servos:
@@ -225,9 +224,7 @@ def _check_role(arm: Arm, files: Sequence[CalibrationFile]) -> Check:
     return warned(name, f"this seems to be the {identity.kind}: {identity.because}.", fix)
 
 
-def _check_calibration(
-    arm: Arm, files: Sequence[CalibrationFile], given: tuple[Path, CalibrationFile | None] | None
-) -> Check:
+def _check_calibration(arm: Arm, files: Sequence[CalibrationFile], given: Path | None) -> Check:
     name, held = arm.check("calibration"), arm.report.calibrations
     if arm.report.silent:
         return skipped(name, "not compared: not every servo answers.")
@@ -235,14 +232,7 @@ def _check_calibration(
     if identity.certain and identity.kind is not arm.kind:
         return skipped(name, f"not compared: this is the {identity.kind}.")
     if given is not None:
-        path, file = given
-        if file is None:
-            return failed(
-                name,
-                f"{path} cannot be used as a calibration.",
-                f"see why: {_calibrate(arm, '--check', '--file', path)}",
-            )
-        return _compare_with(arm, path)
+        return _compare_with(arm, given)
     same = [file.path for file in files if file.servos == held and file.kind is arm.kind]
     if same:
         return passed(name, f"the servos hold what {same[0]} says.")
@@ -253,13 +243,19 @@ def _check_calibration(
     return warned(
         name,
         f"calibrated, but none of the {count} {arm.kind} files on this machine holds its numbers.",
-        f"copy the file from the machine where it was calibrated, or write one: {calibrate}",
+        "copy the file from the machine where it was calibrated, or write one of what the servos "
+        f"hold: {calibrate} --from-servos",
     )
 
 
 def _compare_with(arm: Arm, path: Path) -> Check:
     name = arm.check("calibration")
-    joints = compare(Calibration.load(path).joints, arm.report.calibrations)
+    try:
+        joints = compare(Calibration.load(path).joints, arm.report.calibrations)
+    except UserError as error:
+        return failed(
+            name, str(error), "give this arm's file, or none: then the one that fits is looked for."
+        )
     differing = [joint.name for joint in joints if not joint.equal]
     check = _calibrate(arm, "--file", path, "--check")
     match verdict(joints):

@@ -118,15 +118,19 @@ def _check_one(
             why = "another program uses the port, and two would spoil each other's packets"
         show(skipped(f"{kind} servos", f"not asked: {why}."))
         return state
-    given = None
-    if calibration is not None:
-        given = (calibration, next(iter(read_files([(kind, calibration)])), None))
     try:
         arm = read_arm(kind, state.path)
     except (UserError, BusError) as error:
-        show(failed(f"{kind} servos", f"{error}", "unplug the USB cable and plug it in again."))
+        fix = "see that this is the arm's port, or unplug the USB cable and plug it in again."
+        show(
+            failed(
+                f"{kind} servos",
+                f"{error}",
+                fix,
+            )
+        )
         return state
-    for check in check_arm(arm, files, given):
+    for check in check_arm(arm, files, calibration):
         show(check)
     return state
 
