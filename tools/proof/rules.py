@@ -44,8 +44,7 @@ class Rules:
 
     def __init__(self, settings: Settings, limits: Limits) -> None:
         self._settings = settings
-        self._gripper = gripper = limits.joint_names.index("gripper")
-        self._lower, self._upper = limits.lower_rad[gripper], limits.upper_rad[gripper]
+        self._gripper = limits.joint_names.index("gripper")
         self._before: Command | None = None
         self._counts: dict[object, int] = {}
         self._good_ns: int | None = None
@@ -200,10 +199,7 @@ class Rules:
         radius = self._settings.scaled_radius_rad
         assert away.max() <= radius + 1e-6, f"SCALED is {away.max():.4f} rad away from its start"
         gripper = self._gripper
-        if (
-            not self._settings.scaled_gripper
-            and self._lower <= self._anchor[gripper] <= self._upper
-        ):
+        if not self._settings.scaled_gripper:
             moved = float(away[gripper])
             assert moved <= STILL_RAD, f"the gripper moved by {moved:.3g} rad in SCALED"
 

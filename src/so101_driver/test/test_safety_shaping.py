@@ -6,10 +6,12 @@ three joints, and it must stay above a floor.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from so101_driver.joints import data_path
-from so101_driver.safety import Limit, Limits
+from so101_driver.safety import Limit, Limits, Mode
 from so101_driver.safety.limiter import Limiter
 
 T = 0.01
@@ -137,3 +139,25 @@ def test_the_tip_keeps_its_speed_limit(geometry):
     assert speeds.max() >= 0.9 * slow.tip_speed_m_s
     assert Limit.VELOCITY in acted
     np.testing.assert_allclose(rows[-1], goals[-1], atol=1e-3)
+
+
+def test_a_scaled_motion_does_not_wind_up_at_the_floor(new_scene: Any):
+    """Sent into it for five seconds, the arm rises again as soon as it is led up."""
+
+    class Lower(Floor):
+        def clearances(self, positions_rad):
+            return super().clearances(positions_rad) + 0.18
+
+        def clearances_and_gradients(self, position_rad):
+            clearances, gradients = super().clearances_and_gradients(position_rad)
+            return clearances + 0.18, gradients
+
+    scene = new_scene(Mode.SCALED, geometry=Lower(), scale=0.2).arm()
+    way = np.eye(6)[1] * 0.3
+    for _ in range(62):
+        scene.step(chunks=(scene.chunk(scene.last.positions_rad - way),), ticks=8)
+    lowest = scene.last.positions_rad[1]
+    assert lowest == pytest.approx(-0.7, abs=2e-3)
+    for _ in range(10):
+        scene.step(chunks=(scene.chunk(scene.last.positions_rad + way),), ticks=8)
+    assert scene.last.positions_rad[1] > lowest + 0.01

@@ -308,6 +308,27 @@ def test_scaled_goes_the_scaled_way_and_no_further_than_its_radius(new_scene: An
         np.testing.assert_allclose(moved[:5], 0.05, atol=1e-3)
 
 
+def test_scaled_leaves_a_start_outside_the_limits_at_its_own_speed(new_scene: Any):
+    """A folded arm rests on its stops; its gripper does not move, wherever it stands."""
+    scene = new_scene(Mode.SCALED, scale=0.2)
+    folded = np.array((*GOAL[:2], 1.69 + 0.17, *GOAL[3:5], -0.174533 - 0.1))
+    scene.driver = replace(scene.driver, goal_rad=tuple(folded))
+    scene.measured = tuple(folded)
+    scene.arm()
+    for _ in range(5):
+        scene.step(chunks=(scene.chunk(folded),), ticks=8)
+    np.testing.assert_allclose(scene.last.positions_rad, folded, atol=1e-9)
+    inwards = np.array([0.0, 0.0, -0.3, 0.0, 0.0, 0.3])
+    before = len(scene.commands)
+    for _ in range(20):
+        scene.step(chunks=(scene.chunk(scene.last.positions_rad + inwards),), ticks=8)
+    speeds = np.array([np.abs(c.velocities_rad_s) for c in scene.commands[before:]])
+    assert speeds.max() <= 1.2 * 0.2 * 0.3 / 0.96
+    moved = scene.last.positions_rad - folded
+    assert moved[2] < -0.8 * 0.2 * 0.3 / 0.96 * 1.6
+    assert moved[5] == 0.0
+
+
 def test_the_mode_changes_in_hold_where_the_arm_is(new_scene: Any):
     scene = new_scene(scale=0.2, scaled_radius_rad=0.05).arm().track()
     scene.step(ticks=80)

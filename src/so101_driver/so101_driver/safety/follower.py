@@ -8,6 +8,10 @@ import numpy as np
 
 from so101_driver.safety.types import Array
 
+LEASH_RAD = 0.03
+"""How far a scaled reference may be from a command that something holds back: further, and leading
+it away again would at first do nothing."""
+
 
 class Path(Protocol):
     """A motion in time."""
@@ -55,7 +59,7 @@ class Steps(Protocol):
 
 
 class ScaledReference:
-    """Integrates a share of another reference's steps, within bounds."""
+    """Integrates a share of another reference's steps, within bounds and near the command."""
 
     def __init__(
         self,
@@ -72,8 +76,13 @@ class ScaledReference:
         self.before = self.now = position_rad - velocity_rad_s * period_s
         self.next = position_rad
 
-    def advance(self, reference: Steps) -> None:
-        """Go on by a share of the step that a reference makes."""
+    def advance(self, reference: Steps, position_rad: Array) -> None:
+        """Go on by a share of the step that a reference makes; ``position_rad`` is commanded."""
         self.before, self.now = self.now, self.next
         step = self._scale * reference.step
-        self.next = np.minimum(np.maximum(self.now + step, self._lower), self._upper)
+        # From outside the bounds it only comes closer, and by no more than its share.
+        lower, upper = np.minimum(self._lower, self.now), np.maximum(self._upper, self.now)
+        wanted = np.minimum(np.maximum(self.now + step, lower), upper)
+        self.next = np.minimum(
+            np.maximum(wanted, position_rad - LEASH_RAD), position_rad + LEASH_RAD
+        )

@@ -176,7 +176,7 @@ class Motion:
         if self._scaled is None:
             acted = self._track(self._blender)
         else:
-            self._scaled.advance(self._blender)
+            self._scaled.advance(self._blender, self.position_rad)
             acted = self._track(self._scaled)
         self._blender.advance(rate)
         return acted
