@@ -13,21 +13,14 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from arm_loop import TICK_S, DrivenLoop
 from matplotlib.axes import Axes
 from so101_driver.calibration import Calibration
-from so101_driver.driver import DriverCore
-from so101_driver.driver_types import Command, DriverConfig, Write
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
-from so101_driver.protocol import ServoError
-from so101_driver.readings import STATE_ADDRESS, STATE_SIZE, Reading, ServoState
 from so101_driver.safety import (
     ActionKind,
-    ArmState,
     Chunk,
-    DriverReading,
-    DriverState,
     EventKind,
-    JointReading,
     Limits,
     Mode,
     OperatorEvent,
@@ -43,7 +36,6 @@ from so101_driver import registers as reg
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-TICK_S = 0.01
 SECONDS = 7.0
 LIFT = JOINT_NAMES.index("shoulder_lift")
 START_RAD = np.array([0.0, -0.5, 0.6, 1.2, 0.0, 0.2])
@@ -99,52 +91,23 @@ class Cell:
         self.limits = limits
         self.arm = ArmSimulation(seed=1, start_rad=tuple(START_RAD))
         self.arm.enable_torque()
-        self.supervisor = Supervisor(limits, Settings(mode=Mode.FULL))
+        supervisor = Supervisor(limits, Settings(mode=Mode.FULL))
         calibration = Calibration.load(data_path("sim_calibration.json"))
-        bounds = np.stack([limits.lower_rad, limits.upper_rad], axis=-1)
-        self.driver = DriverCore(DriverConfig(bounds, limits.velocity_rad_s), calibration)
-        self.tick = 0
-        full = [servo.memory.value(reg.MAX_TORQUE) for servo in self.arm.servos.values()]
-        self.driver.start(list(self._states().values()), full, 0)
-
-    @property
-    def now_ns(self) -> int:
-        """Time of every clock."""
-        return self.tick * 10_000_000
+        self.loop = DrivenLoop(self.arm, supervisor, limits, calibration)
 
     def step(self, chunks: list[Chunk], recording: Recording) -> None:
         """Pass one tick with the chunks that came."""
-        self.tick += 1
-        while self.arm.now_s < self.tick * TICK_S:
-            self.arm.step()
-        measured_rad = self._drive()
-        snapshot = self.driver.snapshot(self.now_ns)
-        arm = ArmState(
-            JointReading(tuple(measured_rad), self.now_ns, self.now_ns),
-            DriverReading(
-                DriverState.ACTIVE,
-                snapshot.reason.sentence,
-                snapshot.torque_enabled,
-                tuple(snapshot.goal_rad),
-                False,
-                self.now_ns,
-                (12.0,) * len(JOINT_NAMES),
-            ),
-        )
-        events = [OperatorEvent(EventKind.ARM)] if self.tick == 2 else []
-        command = self.supervisor.step(self.tick, self.now_ns, self.now_ns, arm, chunks, events)
+        measured_rad = self.loop.advance()
+        events = [OperatorEvent(EventKind.ARM)] if self.loop.tick == 2 else []
+        command = self.loop.command(measured_rad, chunks, events)
         if command.output is Output.COMMANDS and command.positions_rad is not None:
-            wanted = Command(JOINT_NAMES, self.now_ns, tuple(command.positions_rad))
-            write = self.driver.command(wanted, self.now_ns, self.now_ns).write
-            if write is not None:
-                self._write(write)
             self._record(command.positions_rad[LIFT], measured_rad[LIFT], recording)
 
     def _record(self, command_rad: float, measured_rad: float, recording: Recording) -> None:
-        status = self.supervisor.status(self.now_ns)
+        status = self.loop.supervisor.status(self.loop.now_ns)
         error_rad = status.following_error_rad[LIFT] if status.following_error_rad else 0.0
         servo = self.arm.servos[SERVO_IDS[LIFT]]
-        recording.time_s.append(self.tick * TICK_S)
+        recording.time_s.append(self.loop.tick * TICK_S)
         recording.command_rad.append(command_rad)
         recording.measured_rad.append(measured_rad)
         recording.expected_rad.append(measured_rad - error_rad)
@@ -154,31 +117,7 @@ class Cell:
         recording.state.append(status.state)
         recording.reason.append(status.reason)
         if np.isnan(recording.touched_s) and self.arm.tip_pose()[2, 3] < TOUCH_M:
-            recording.touched_s = self.tick * TICK_S
-
-    def _drive(self) -> np.ndarray:
-        """What the driver does between two commands; returns the measurement."""
-        size = reg.DIAGNOSTICS_SIZE if self.tick % 10 == 0 else 4
-        sample = self.driver.observe(self._read(reg.PRESENT_POSITION.address, size), self.now_ns)
-        writes = list(self.driver.check_states(self._states())) if self.tick % 10 == 5 else []
-        for write in (*writes, *self.driver.tick(self.now_ns)):
-            self._write(write)
-        return np.asarray(sample.position_rad if sample else START_RAD)
-
-    def _read(self, address: int, size: int) -> dict[int, Reading]:
-        return {
-            servo_id: Reading(servo_id, servo.read(address, size), ServoError(0), self.now_ns)
-            for servo_id, servo in self.arm.servos.items()
-        }
-
-    def _states(self) -> dict[int, ServoState]:
-        replies = self._read(STATE_ADDRESS, STATE_SIZE)
-        return {i: ServoState.from_reading(reply) for i, reply in replies.items()}
-
-    def _write(self, write: Write) -> None:
-        for servo_id, value in write.values.items():
-            data = write.register.encode(value)
-            self.arm.servos[servo_id].write(write.register.address, data, self.arm.now_s)
+            recording.touched_s = self.loop.tick * TICK_S
 
 
 def policy_chunk(time_s: float, sequence: int) -> Chunk:

@@ -13,20 +13,16 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from arm_loop import TICK_S, ObedientLoop
 from so101_driver.calibration import Calibration
 from so101_driver.joints import JOINT_NAMES, data_path
 from so101_driver.safety import (
     ActionKind,
-    ArmState,
     Chunk,
-    DriverReading,
-    DriverState,
     EventKind,
-    JointReading,
     Limits,
     Mode,
     OperatorEvent,
-    Output,
     Settings,
     State,
     Supervisor,
@@ -48,7 +44,6 @@ from so101_driver.teleop_types import (
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
-TICK_NS = 10_000_000
 READ_EVERY = 2
 """Ticks between two readings of the leader: 50 Hz."""
 PAN = 0
@@ -133,66 +128,47 @@ class Cell:
         self.limits = Limits.from_file(data_path("so101_limits.yaml"), profile)
         self.leader = LeaderArm(hand=hand)
         self.leader_calibration = Calibration.load(data_path("sim_calibration.json"))
-        self.follower = ArmSimulation(seed=1, start_rad=tuple(START_RAD))
-        self.follower.enable_torque()
-        self.supervisor = Supervisor(self.limits, Settings(mode=Mode.FULL, source="teleop"))
+        supervisor = Supervisor(self.limits, Settings(mode=Mode.FULL, source="teleop"))
+        follower = ArmSimulation(seed=1, start_rad=tuple(START_RAD))
+        self.loop = ObedientLoop(follower, supervisor, supply_v=12.0)
         self.teleop = Teleop(TeleopSettings())
         self.recording = Recording()
         self.unplugged = False
-        self.tick = 0
-        self.goal_rad = START_RAD
         self._play, self._filter = Play(), HandFilter()
         self._state = State.DISARMED
 
-    @property
-    def now_ns(self) -> int:
-        """Time of every clock."""
-        return self.tick * TICK_NS
-
     def step(self) -> None:
         """Pass one tick."""
-        self.tick += 1
-        self.leader.run(0.01)
-        while self.follower.now_s < self.tick * 0.01:
-            self.follower.step()
-        chunks = self._lead() if self.tick % READ_EVERY == 0 else []
-        joints_rad = self.follower.joints_rad()
-        events = [OperatorEvent(EventKind.ARM)] if self.tick == 2 else []
-        command = self.supervisor.step(
-            self.tick, self.now_ns, self.now_ns, self._arm(joints_rad), chunks, events
-        )
-        self._state = command.state
-        if command.output is Output.COMMANDS and command.positions_rad is not None:
-            self.goal_rad = command.positions_rad
-            self.follower.set_goals_rad(command.positions_rad)
+        loop = self.loop
+        self.leader.run(TICK_S)
+        joints_rad = loop.advance()
+        chunks = self._lead() if loop.tick % READ_EVERY == 0 else []
+        events = [OperatorEvent(EventKind.ARM)] if loop.tick == 2 else []
+        self._state = loop.command(joints_rad, chunks, events).state
         log = self.recording
-        log.time_s.append(self.tick * 0.01)
+        log.time_s.append(loop.tick * TICK_S)
         log.leader_rad.append(np.array([s.position_rad for s in self.leader.servos.values()]))
-        log.command_rad.append(self.goal_rad)
+        log.command_rad.append(loop.goal_rad)
         log.joints_rad.append(joints_rad)
         log.state.append(self.teleop.state)
 
-    def _arm(self, joints_rad: np.ndarray) -> ArmState:
-        goal, on, volts = tuple(self.goal_rad), (True,) * 6, (12.0,) * 6
-        driver = DriverReading(DriverState.ACTIVE, "", on, goal, False, self.now_ns, volts)
-        return ArmState(JointReading(tuple(joints_rad), self.now_ns, self.now_ns), driver)
-
     def _lead(self) -> list[Chunk]:
         """One cycle of the teleoperation node, whose target safety sees in the same tick."""
-        sample = None if self.unplugged else LeaderSample(self.now_ns, self._read())
-        view = FollowerView(self.goal_rad, SafetyState[self._state.name], "teleop")
+        now_ns = self.loop.now_ns
+        sample = None if self.unplugged else LeaderSample(now_ns, self._read(now_ns))
+        view = FollowerView(self.loop.goal_rad, SafetyState[self._state.name], "teleop")
         problem = "unplugged" if self.unplugged else ""
-        step = self.teleop.step(self.now_ns, sample, problem, view)
+        step = self.teleop.step(now_ns, sample, problem, view)
         if step.answer is not None:
-            self.recording.answers.append((self.tick * 0.01, step.answer.sentence))
+            self.recording.answers.append((now_ns * 1e-9, step.answer.sentence))
         if step.target_rad is None:
             return []
         return [
             Chunk(
-                stamp_ns=self.now_ns,
+                stamp_ns=now_ns,
                 source="teleop",
                 session=step.session,
-                sequence=self.tick,
+                sequence=self.loop.tick,
                 joint_names=JOINT_NAMES,
                 points_rad=[step.target_rad.tolist()],
                 offsets_ns=(0,),
@@ -201,11 +177,11 @@ class Cell:
             )
         ]
 
-    def _read(self) -> np.ndarray:
+    def _read(self, now_ns: int) -> np.ndarray:
         """What the reader makes of ticks that flicker."""
         ticks = np.array([servo.present_ticks() for servo in self.leader.servos.values()], float)
         position_rad = self.leader_calibration.ticks_to_rad(self._play.update(ticks))
-        return self._filter.update(position_rad, self.now_ns)
+        return self._filter.update(position_rad, now_ns)
 
 
 def story() -> tuple[Recording, Limits]:
@@ -252,7 +228,7 @@ def print_lags() -> None:
             joints = np.array(log.joints_rad)
             speed = np.abs(np.diff(hand, axis=0)).max() * 100
             off = np.sqrt(((hand - command)[300:] ** 2).mean())
-            clipped = cell.supervisor.status(cell.now_ns).intent_clipped
+            clipped = cell.loop.supervisor.status(cell.loop.now_ns).intent_clipped
             print(
                 f"{profile:8} {frequency_hz} Hz, hand up to {speed:.1f} rad/s: command "
                 f"{1e3 * lag_s(hand, command):.0f} ms late, {1e3 * off:.0f} mrad RMS off, "

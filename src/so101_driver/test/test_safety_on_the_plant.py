@@ -13,24 +13,17 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from arm_loop import TICK_S, DrivenLoop
 from proof.checker import Bounds, Checker
 from proof.plain_geometry import PlainArm, PlainGeometry
 from so101_driver.calibration import Calibration
-from so101_driver.driver import DriverCore
-from so101_driver.driver_types import Command as DriverCommand
-from so101_driver.driver_types import DriverConfig, StartAction
+from so101_driver.driver_types import StartAction
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
 from so101_driver.kinematics import Kinematics
-from so101_driver.protocol import ServoError
-from so101_driver.readings import STATE_ADDRESS, STATE_SIZE, Reading, ServoState
 from so101_driver.safety import (
     ActionKind,
-    ArmState,
     Chunk,
-    DriverReading,
-    DriverState,
     EventKind,
-    JointReading,
     Limits,
     Mode,
     OperatorEvent,
@@ -46,7 +39,6 @@ from so101_driver.sim.virtual_servo import IdealServo, TickScale
 
 from so101_driver import registers as reg
 
-TICK_S = 0.01
 LIMITS_FILE, URDF, GEOMETRY_FILE = (
     data_path(name) for name in ("so101_limits.yaml", "so101.urdf", "so101_geometry.yaml")
 )
@@ -90,8 +82,8 @@ class IdealArm:
         self.now_s += TICK_S
 
 
-class Loop:
-    """All three at 100 Hz, with what the nodes between them pass on.
+class Loop(DrivenLoop):
+    """All three at 100 Hz, and a record of the commands.
 
     Args:
         arm: With servos by id, ``step`` and ``now_s``.
@@ -100,80 +92,18 @@ class Loop:
     """
 
     def __init__(self, arm, calibration, settings):
-        self.arm, self.calibration = arm, calibration
         self.limits = effective_limits(LIMITS_FILE, "cautious", URDF, calibration)
-        self.supervisor = Supervisor(self.limits, settings, GEOMETRY)
-        bounds = np.stack([self.limits.lower_rad, self.limits.upper_rad], axis=-1)
-        self.core = DriverCore(DriverConfig(bounds, self.limits.velocity_rad_s), calibration)
-        self.ticks, self.rows, self.answers = 0, [], []
-        self.last = None
-        states = list(self._states().values())
-        self.found = self.core.start(states, (1000,) * 5 + (500,), self.now_ns)
+        supervisor = Supervisor(self.limits, settings, GEOMETRY)
+        super().__init__(arm, supervisor, self.limits, calibration)
         assert self.found in (StartAction.ADOPT, StartAction.GIVE_TORQUE)
-
-    @property
-    def now_ns(self):
-        return 1_000_000_000 + self.ticks * 10_000_000
-
-    def _read(self, address, size):
-        return {
-            i: Reading(i, servo.read(address, size), ServoError(0), self.now_ns)
-            for i, servo in self.arm.servos.items()
-        }
-
-    def _states(self):
-        readings = self._read(STATE_ADDRESS, STATE_SIZE)
-        return {i: ServoState.from_reading(reading) for i, reading in readings.items()}
-
-    def _write(self, register, values):
-        for servo_id, value in values.items():
-            servo = self.arm.servos[servo_id]
-            servo.write(register.address, register.encode(value), self.arm.now_s)
-
-    def _give_torque(self):
-        """As the driver does: no force, goal = present, torque on, then the ramp."""
-        present = {i: state.present_ticks for i, state in self._states().items()}
-        self._write(reg.TORQUE_LIMIT, dict.fromkeys(SERVO_IDS, 0))
-        self._write(reg.GOAL_POSITION, present)
-        self._write(reg.TORQUE_ENABLE, dict.fromkeys(SERVO_IDS, 1))
-        goals = [state.goal_ticks for state in self._states().values()]
-        self.core.torque_given(goals, self.now_ns)
+        self.rows, self.answers, self.last = [], [], None
 
     def step(self, chunks=(), events=()):
-        self.ticks += 1
-        while self.arm.now_s < self.ticks * TICK_S - 1e-9:
-            self.arm.step()
-        sample = self.core.observe(
-            self._read(reg.PRESENT_POSITION.address, reg.DIAGNOSTICS_SIZE), self.now_ns
-        )
-        if self.ticks % 10 == 5:
-            self.core.check_states(self._states())
-        for write in self.core.tick(self.now_ns):
-            self._write(write.register, write.values)
-        snapshot = self.core.snapshot(self.now_ns)
-        driver = DriverReading(
-            DriverState[snapshot.state.name],
-            snapshot.reason.sentence,
-            snapshot.torque_enabled,
-            tuple(snapshot.goal_rad.tolist()),
-            desync=False,
-            received_ns=self.now_ns,
-        )
-        reading = JointReading(tuple(sample.position_rad.tolist()), self.now_ns, self.now_ns)
-        command = self.supervisor.step(
-            self.ticks, self.now_ns, self.now_ns, ArmState(reading, driver), chunks, events
-        )
-        self.answers += command.results
-        if command.request_torque:
-            self._give_torque()
-        if command.output is Output.COMMANDS:
-            self.rows.append(np.array(command.positions_rad))
-            sent = DriverCommand(JOINT_NAMES, self.now_ns, tuple(self.rows[-1].tolist()))
-            result = self.core.command(sent, self.now_ns, self.now_ns)
-            assert result.refusal is None
-            self._write(result.write.register, result.write.values)
-        self.last = command
-        return command
+        self.last = super().step(chunks, events)
+        self.answers += self.last.results
+        if self.last.output is Output.COMMANDS:
+            self.rows.append(np.array(self.last.positions_rad))
+        return self.last
 
     def run(self, seconds):
         for _ in range(round(seconds / TICK_S)):
@@ -188,14 +118,14 @@ class Loop:
         assert self.last.state is State.HOLD, self.answers[-1]
 
     def goal_ticks(self):
-        return np.array([state.goal_ticks for state in self._states().values()])
+        return np.array([state.goal_ticks for state in self.states().values()])
 
     def chunk_to(self, goal_rad, seconds):
         points = self.rows[-1] + np.linspace(0.0, 1.0, 40)[:, None] * (goal_rad - self.rows[-1])
         offsets = tuple(round(k * seconds * 1e9 / 39) for k in range(40))
         stamp = self.now_ns + 10_000_000
         return Chunk(
-            stamp, "test", 1, self.ticks, JOINT_NAMES, points, offsets, 0.0, ActionKind.GOAL
+            stamp, "test", 1, self.tick, JOINT_NAMES, points, offsets, 0.0, ActionKind.GOAL
         )
 
 

@@ -4,38 +4,21 @@ The whole control chain in lockstep, without ROS: expert, chunks with latency an
 core at 100 Hz with the demo's limits, the simulated arm.
 """
 
-from collections import deque
-
 import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
 
+from arm_loop import TICK_S, PolicyLoop
 from so101_driver.calibration import Calibration
-from so101_driver.joints import JOINT_NAMES, data_path
-from so101_driver.safety.limits import effective_limits
-from so101_driver.safety.settings import Settings
-from so101_driver.safety.supervisor import Supervisor
-from so101_driver.safety.types import (
-    ActionKind,
-    ArmState,
-    Chunk,
-    DriverReading,
-    DriverState,
-    JointReading,
-    Mode,
-    Output,
-    State,
-)
+from so101_driver.joints import data_path
+from so101_driver.safety import Mode, Output, Settings, State, Supervisor, effective_limits
 from so101_driver.sim.arm_simulation import ArmSimulation
 from wallx_policy.backends.base import BackendSettings, ObjectPose, Observation
 from wallx_policy.backends.expert import ExpertBackend, Phase
 from wallx_policy.success import red_cube_in_tray
 
-TICK_S = 0.01
 TICKS_PER_CHUNK = 8
-LATENCY_S = 0.11
-JITTER_S = 0.02
 LIMIT_S = 40.0
 STARTED_S = 2.0
 
@@ -50,65 +33,33 @@ def objects_of(arm):
     return poses
 
 
-def chunk_of(prediction, stamp_ns, sequence):
-    offsets = np.arange(len(prediction.actions_rad)) * prediction.period_s
-    return Chunk(
-        stamp_ns=stamp_ns,
-        source="expert",
-        session=1,
-        sequence=sequence,
-        joint_names=JOINT_NAMES,
-        points_rad=prediction.actions_rad.tolist(),
-        offsets_ns=tuple(round(offset * 1e9) for offset in offsets),
-        image_age_s=0.0,
-        action_kind=ActionKind.GOAL,
-    )
-
-
 @pytest.mark.parametrize("profile", ["demo", "cautious"])
 @pytest.mark.parametrize("seed", [6, 13])
 def test_the_cube_is_placed_with_hardly_anything_clipped(profile, seed):
-    arm = ArmSimulation(seed=seed)
-    arm.enable_torque()
     limits = effective_limits(
         data_path("so101_limits.yaml"),
         profile,
         data_path("so101.urdf"),
         Calibration.load(data_path("sim_calibration.json")),
     )
-    supervisor = Supervisor(limits, Settings(mode=Mode.FULL, auto_arm=True, source="expert"))
+    supervisor = Supervisor(limits, Settings(mode=Mode.FULL, auto_arm=True, source="policy"))
+    loop = PolicyLoop(ArmSimulation(seed=seed), supervisor, seed)
     expert = ExpertBackend(BackendSettings())
-    random = np.random.default_rng(seed)
-    on_the_way, commands = deque(), []
-    goal_rad = arm.joints_rad()
+    commands = []
     clipped, slowest = 0.0, 1.0
     for tick in range(round(LIMIT_S / TICK_S)):
-        while arm.now_s < tick * TICK_S:
-            arm.step()
-        now_ns = round(tick * TICK_S * 1e9)
-        joints_rad = arm.joints_rad()
+        joints_rad = loop.advance()
         if tick % TICKS_PER_CHUNK == 0:
             prediction = expert.predict(
-                Observation(now_ns, {}, joints_rad, now_ns, "", objects_of(arm))
+                Observation(loop.now_ns, {}, joints_rad, loop.now_ns, "", objects_of(loop.arm))
             )
-            arrival_s = tick * TICK_S + LATENCY_S + random.uniform(0.0, JITTER_S)
-            sequence = tick // TICKS_PER_CHUNK
-            on_the_way.append((arrival_s, chunk_of(prediction, now_ns, sequence)))
+            loop.send(prediction.actions_rad, prediction.period_s)
             if expert.phase is Phase.DONE:
                 break
-        arrived = []
-        while on_the_way and on_the_way[0][0] <= tick * TICK_S:
-            arrived.append(on_the_way.popleft()[1])
-        driver = DriverReading(
-            DriverState.ACTIVE, "", (True,) * 6, tuple(goal_rad), False, received_ns=now_ns
-        )
-        reading = JointReading(tuple(joints_rad), now_ns, now_ns)
-        command = supervisor.step(tick, now_ns, now_ns, ArmState(reading, driver), arrived, [])
+        command = loop.command(joints_rad)
         if command.output is Output.COMMANDS:
-            goal_rad = command.positions_rad
-            commands.append(goal_rad)
-            arm.set_goals_rad(goal_rad)
-        status = supervisor.status(now_ns)
+            commands.append(command.positions_rad)
+        status = supervisor.status(loop.now_ns)
         slowest = min(slowest, status.path_rate)
         if tick * TICK_S > STARTED_S:
             # Before, the folded arm leaves its stops, and the shares are of next to no motion.
@@ -116,7 +67,7 @@ def test_the_cube_is_placed_with_hardly_anything_clipped(profile, seed):
 
     assert expert.phase is Phase.DONE
     assert expert.attempts == 1
-    assert red_cube_in_tray(objects_of(arm))
+    assert red_cube_in_tray(objects_of(loop.arm))
     assert command.state is State.TRACKING
     assert clipped < 0.1
     # Neither the servos' lag nor what hangs under gravity may look like a joint that is held.

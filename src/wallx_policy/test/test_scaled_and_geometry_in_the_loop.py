@@ -6,27 +6,19 @@ and a guard that makes grasping impossible is switched off by its users.
 
 from __future__ import annotations
 
-from collections import deque
-
 import numpy as np
 import pytest
 
 pytest.importorskip("mujoco")
 
+from arm_loop import LATENCY_S, TICK_S, PolicyLoop
 from so101_driver.calibration import Calibration
 from so101_driver.joints import JOINT_NAMES, data_path
 from so101_driver.kinematics import Kinematics
 from so101_driver.safety import (
-    ActionKind,
-    ArmState,
-    Chunk,
-    DriverReading,
-    DriverState,
     EventKind,
-    JointReading,
     Mode,
     OperatorEvent,
-    Output,
     Settings,
     State,
     Supervisor,
@@ -39,9 +31,7 @@ from wallx_policy.backends.expert import ExpertBackend, Phase
 from wallx_policy.backends.joint_path import Bounds, Segment
 from wallx_policy.success import red_cube_in_tray
 
-TICK_S = 0.01
 TICKS_PER_CHUNK = 8
-LATENCY_S, JITTER_S = 0.11, 0.02
 POINT_S, POINTS = 0.04, 25
 STARTED_S = 2.0
 GRASP_S = 40.0
@@ -51,72 +41,14 @@ URDF = data_path("so101.urdf")
 GEOMETRY = load_geometry(data_path("so101_geometry.yaml"), Kinematics.from_urdf(URDF), JOINT_NAMES)
 
 
-class Loop:
-    """Supervisor and simulated arm at 100 Hz, chunks with the latency of a policy."""
-
-    def __init__(self, profile, settings, **arm):
-        self.arm = ArmSimulation(**arm)
-        self.arm.enable_torque()
-        limits = effective_limits(
-            data_path("so101_limits.yaml"),
-            profile,
-            URDF,
-            Calibration.load(data_path("sim_calibration.json")),
-        )
-        self.supervisor = Supervisor(limits, settings, GEOMETRY)
-        self.random = np.random.default_rng(0)
-        self.on_the_way = deque()
-        self.goal_rad = self.arm.joints_rad()
-        self.tick = -1
-        self.sequence = 0
-
-    @property
-    def now_ns(self):
-        return round(self.tick * TICK_S * 1e9)
-
-    def send(self, points_rad, period_s):
-        self.sequence += 1
-        arrival_s = self.tick * TICK_S + LATENCY_S + self.random.uniform(0.0, JITTER_S)
-        offsets = tuple(round(i * period_s * 1e9) for i in range(len(points_rad)))
-        self.on_the_way.append(
-            (
-                arrival_s,
-                Chunk(
-                    self.now_ns,
-                    "policy",
-                    1,
-                    self.sequence,
-                    JOINT_NAMES,
-                    np.asarray(points_rad).tolist(),
-                    offsets,
-                    0.0,
-                    ActionKind.GOAL,
-                ),
-            )
-        )
-
-    def advance(self):
-        """Let the plant move on to the next tick; returns what is measured then."""
-        self.tick += 1
-        while self.arm.now_s < self.tick * TICK_S:
-            self.arm.step()
-        return self.arm.joints_rad()
-
-    def command(self, joints_rad, events=()):
-        arrived = []
-        while self.on_the_way and self.on_the_way[0][0] <= self.tick * TICK_S:
-            arrived.append(self.on_the_way.popleft()[1])
-        driver = DriverReading(
-            DriverState.ACTIVE, "", (True,) * 6, tuple(self.goal_rad), False, self.now_ns
-        )
-        reading = JointReading(tuple(joints_rad), self.now_ns, self.now_ns)
-        command = self.supervisor.step(
-            self.tick, self.now_ns, self.now_ns, ArmState(reading, driver), arrived, events
-        )
-        if command.output is Output.COMMANDS:
-            self.goal_rad = command.positions_rad
-            self.arm.set_goals_rad(self.goal_rad)
-        return command
+def loop_of(profile, settings, **arm):
+    limits = effective_limits(
+        data_path("so101_limits.yaml"),
+        profile,
+        URDF,
+        Calibration.load(data_path("sim_calibration.json")),
+    )
+    return PolicyLoop(ArmSimulation(**arm), Supervisor(limits, settings, GEOMETRY))
 
 
 class ReachPolicy:
@@ -140,15 +72,17 @@ class ReachPolicy:
 @pytest.mark.parametrize(("joint", "scale"), [(PAN, 0.1), (LIFT, 0.2), (ELBOW, 0.15)])
 def test_scaled_mode_covers_most_of_a_reach_in_the_time_that_the_scale_asks_for(joint, scale):
     start = np.array([0.0, -0.5, 0.3, 0.9, 0.0, 0.3])
-    loop = Loop("cautious", Settings(mode=Mode.SCALED, scale=scale), start_rad=tuple(start), seed=1)
+    loop = loop_of(
+        "cautious", Settings(mode=Mode.SCALED, scale=scale), start_rad=tuple(start), seed=1
+    )
     for _ in range(150):
-        loop.command(loop.advance())
+        loop.step()
     # What is measured is the start of the reach: the arm hangs a little below its goals.
     begin = loop.arm.joints_rad()
     goal = begin.copy()
     goal[joint] += REACH_RAD * (-1.0 if joint == LIFT else 1.0)
     policy = ReachPolicy(begin, goal)
-    command = loop.command(loop.advance(), (OperatorEvent(EventKind.ARM, 1),))
+    command = loop.step(events=[OperatorEvent(EventKind.ARM, 1)])
     assert command.state is State.HOLD
     ticks = round((policy.duration_s / scale + LATENCY_S) / TICK_S)
     for tick in range(ticks):
@@ -174,7 +108,7 @@ def objects_of(arm):
 
 @pytest.mark.parametrize(("profile", "seed"), [("demo", 21), ("cautious", 13)])
 def test_the_expert_grasps_with_geometry_on_and_hardly_anything_clipped(profile, seed):
-    loop = Loop(profile, Settings(mode=Mode.FULL, auto_arm=True, source="policy"), seed=seed)
+    loop = loop_of(profile, Settings(mode=Mode.FULL, auto_arm=True, source="policy"), seed=seed)
     expert = ExpertBackend(BackendSettings())
     shares = []
     for tick in range(round(GRASP_S / TICK_S)):
