@@ -151,6 +151,14 @@ def load_policy(
         device=device,
         dtype=dtype,
     )
+    columns = weights.state_columns or config.state_columns or weights.columns
+    width = first(config.state_dim, contract and len(contract.state), columns)
+    _check_statistics(
+        folder,
+        norm,
+        state=columns if config.all_columns_active else width,
+        action=settings.active_columns,
+    )
     network = Network(
         config.model, weights, tokenizer.special, bf16_rotary=settings.rotary is Rotary.BF16
     )
@@ -162,12 +170,11 @@ def load_policy(
         inactive_target=_inactive_target(folder, settings, weights.columns, norm),
     )
     images = ImagePreprocessor(image_settings, settings.resize, config.resolution, config.long_side)
-    columns = weights.state_columns or config.state_columns or weights.columns
     state = StateEncoder(
         encoding=encoding,
         bins=settings.state_bins,
         columns=columns,
-        width=first(config.state_dim, contract and len(contract.state), columns),
+        width=width,
         pad=config.all_columns_active,
         normalization=norm,
     )
@@ -263,6 +270,17 @@ def _inactive_target(
             "inactive_columns='model'"
         )
     return torch.from_numpy(norm.zero_action(columns))
+
+
+def _check_statistics(folder: Path, norm: Normalization | None, *, state: int, action: int) -> None:
+    """Refuse statistics of fewer columns than there are to normalise."""
+    lines = {} if norm is None else {"state": (norm.state, state), "action": (norm.action, action)}
+    for feature, (line, needed) in lines.items():
+        if line is not None and line.columns < needed:
+            raise UserError(
+                f"{folder}: the statistics of the {feature} have {line.columns} columns, "
+                f"{needed} are in use"
+            )
 
 
 def _views(views: Mapping[str, str], rename: Mapping[str, str]) -> dict[str, str]:

@@ -29,10 +29,34 @@ class NormalizationMode(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """``normalised = (value − shift) / scale``, per column, f32 as the references compute."""
+    """``normalised = (value − shift) / scale + offset``, f32 as the references compute.
+
+    The offset stands apart, or a column whose range is next to nothing would lose it in rounding.
+
+    Attributes:
+        shift: By column.
+        scale: By column.
+        offset: Of all columns.
+    """
 
     shift: NDArray[np.float32]
     scale: NDArray[np.float32]
+    offset: float
+
+    @property
+    def columns(self) -> int:
+        """How many columns it has numbers for."""
+        return len(self.shift)
+
+    def there(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Normalise [..., columns], of which there may be fewer than the line's."""
+        width = slice(values.shape[-1])
+        return (values - self.shift[width]) / self.scale[width] + np.float32(self.offset)
+
+    def back(self, values: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return normalised [..., columns] in data set units."""
+        width = slice(values.shape[-1])
+        return (values - np.float32(self.offset)) * self.scale[width] + self.shift[width]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,19 +85,16 @@ class Normalization:
         """
         value = state
         if self.state is not None:
-            columns = len(self.state.shift)
-            if len(state) > columns:
-                raise UserError(f"the state has {len(state)} columns, its statistics {columns}")
-            width = slice(len(state))
-            value = (state - self.state.shift[width]) / self.state.scale[width]
+            if len(state) > self.state.columns:
+                raise UserError(
+                    f"the state has {len(state)} columns, its statistics {self.state.columns}"
+                )
+            value = self.state.there(state)
         return np.clip(value, -1.0, 1.0) if self.clamp else value
 
     def actions(self, normalized: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return actions [..., columns] in data set units."""
-        if self.action is None:
-            return normalized
-        width = slice(normalized.shape[-1])
-        return normalized * self.action.scale[width] + self.action.shift[width]
+        return normalized if self.action is None else self.action.back(normalized)
 
     def normalized_actions(self, actions: NDArray[np.float32]) -> NDArray[np.float32]:
         """Return actions [..., columns] in the model's units, as in training.
@@ -83,18 +104,15 @@ class Normalization:
         """
         value = actions
         if self.action_in is not None:
-            columns = len(self.action_in.shift)
-            if actions.shape[-1] > columns:
-                raise UserError(
-                    f"actions have {actions.shape[-1]} columns, their statistics {columns}"
-                )
-            width = slice(actions.shape[-1])
-            value = (actions - self.action_in.shift[width]) / self.action_in.scale[width]
+            given, known = actions.shape[-1], self.action_in.columns
+            if given > known:
+                raise UserError(f"actions have {given} columns, their statistics {known}")
+            value = self.action_in.there(actions)
         return np.clip(value, -1.0, 1.0) if self.clamp else value
 
     def zero_action(self, columns: int) -> NDArray[np.float32]:
         """Return what zero is when normalised, [columns]; 0 where there are no statistics."""
-        known = columns if self.action_in is None else min(columns, len(self.action_in.shift))
+        known = columns if self.action_in is None else min(columns, self.action_in.columns)
         zero = np.zeros(columns, dtype=np.float32)
         zero[:known] = self.normalized_actions(zero[:known])
         return zero
@@ -179,11 +197,11 @@ def _range(low: _Numbers, span: _Numbers) -> Line:
 
 
 def _between(low: _Numbers, span: _Numbers) -> Line:
-    return _line(low + span / 2.0, span / 2.0)
+    return _line(low, span / 2.0, -1.0)
 
 
-def _line(shift: _Numbers, scale: _Numbers) -> Line:
-    return Line(shift.astype(np.float32), scale.astype(np.float32))
+def _line(shift: _Numbers, scale: _Numbers, offset: float = 0.0) -> Line:
+    return Line(shift.astype(np.float32), scale.astype(np.float32), offset)
 
 
 def _feature(norm: FeatureNorm, *, inverse: bool) -> Line | None:
