@@ -38,14 +38,14 @@ from so101_driver.sim.virtual_servo import IdealServo, TickScale
 
 from so101_driver import registers as reg
 
+CALIBRATION = Calibration.load(data_path("sim_calibration.json"))
 
-@pytest.fixture
-def calibrated_servos():
-    """Virtual servos that hold the calibration of ``sim_calibration.json``, fresh otherwise."""
-    joints = Calibration.load(data_path("sim_calibration.json")).joints
+
+def calibrated_arm() -> IdealArm:
+    """Servos that hold the calibration of ``sim_calibration.json``, fresh otherwise."""
     arm = IdealArm()
     for servo_id, name in zip(SERVO_IDS, JOINT_NAMES, strict=True):
-        joint = joints[name]
+        joint = CALIBRATION.joints[name]
         arm.servos[servo_id] = IdealServo(
             servo_id,
             scale=TickScale(zero_tick=joint.mid_tick, homing_offset=joint.homing_offset),
@@ -55,7 +55,19 @@ def calibrated_servos():
                 reg.MAX_POSITION: joint.range_max,
             },
         )
-    with VirtualBus(arm) as bus:
+    return arm
+
+
+@pytest.fixture
+def new_arm() -> Callable[[], IdealArm]:
+    """Makes calibrated servos."""
+    return calibrated_arm
+
+
+@pytest.fixture
+def calibrated_servos() -> Iterator[VirtualBus]:
+    """Calibrated servos on a bus."""
+    with VirtualBus(calibrated_arm()) as bus:
         yield bus
 
 
@@ -149,8 +161,15 @@ class Scene:
         return self.results[-1]
 
     def arm(self) -> Scene:
+        """Arm; just after a motion that takes until the driver has told its goals again."""
         self.step()
-        assert self.ask(EventKind.ARM).success, self.status.reason
+        answered = len(self.results)
+        self.step(OperatorEvent(EventKind.ARM, 7))
+        for _ in range(10):
+            if len(self.results) == answered:
+                self.step()
+        assert self.results[answered:], self.status.reason
+        assert self.results[-1].success, self.status.reason
         return self
 
     def chunk(self, target: Any = None, age_s: float = 0.0, **changes: Any) -> Chunk:

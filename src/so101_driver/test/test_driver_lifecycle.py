@@ -31,7 +31,6 @@ from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
 from so101_driver.nodes.driver_node import DriverNode
 from so101_driver.nodes.node_base import latched
 from so101_driver.sim import IdealArm, VirtualBus
-from so101_driver.sim.virtual_servo import IdealServo, TickScale
 from std_msgs.msg import Bool
 
 from so101_driver import registers as reg
@@ -43,29 +42,14 @@ CALIBRATION = Calibration.load(data_path("sim_calibration.json"))
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-def new_arm() -> IdealArm:
-    arm = IdealArm()
-    for servo_id, name in zip(SERVO_IDS, JOINT_NAMES, strict=True):
-        joint = CALIBRATION.joints[name]
-        arm.servos[servo_id] = IdealServo(
-            servo_id,
-            scale=TickScale(zero_tick=joint.mid_tick, homing_offset=joint.homing_offset),
-            registers={
-                reg.HOMING_OFFSET: joint.homing_offset,
-                reg.MIN_POSITION: joint.range_min,
-                reg.MAX_POSITION: joint.range_max,
-            },
-        )
-    return arm
-
-
 class Graph:
     """Driver nodes, and one node that listens to and commands them."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, new_arm: Callable[[], IdealArm]) -> None:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.folder = folder
+        self.new_arm = new_arm
         self.buses: dict[str, VirtualBus] = {}
         self.nodes: dict[str, DriverNode] = {}
         self.statuses: dict[str, DriverStatus] = {}
@@ -83,7 +67,7 @@ class Graph:
             self.diagnostics[status.name] = status
 
     def add(self, name: str, **changes: Any) -> DriverNode:
-        bus = self.buses[name] = VirtualBus(new_arm())
+        bus = self.buses[name] = VirtualBus(self.new_arm())
         bus.start()
         link = self.folder / name
         link.symlink_to(bus.port)
@@ -162,8 +146,8 @@ class Graph:
 
 
 @pytest.fixture
-def graph(tmp_path: Path) -> Iterator[Graph]:
-    made = Graph(tmp_path)
+def graph(tmp_path: Path, new_arm: Callable[[], IdealArm]) -> Iterator[Graph]:
+    made = Graph(tmp_path, new_arm)
     yield made
     made.close()
 

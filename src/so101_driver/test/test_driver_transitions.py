@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import random
 
-import numpy as np
-from so101_driver.calibration import Calibration
+from bus_proof.driver_bench import DriverBench
 from so101_driver.driver import DriverCore
 from so101_driver.driver_reasons import Reason, ReasonCode, port_lost
 from so101_driver.driver_transitions import DRIVER_TRANSITIONS, driver_allowed
-from so101_driver.driver_types import Command, DriverConfig, StartAction
+from so101_driver.driver_types import Command, StartAction
 from so101_driver.estop_latch import SafetyPhase
-from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
+from so101_driver.joints import JOINT_NAMES, SERVO_IDS
 from so101_driver.protocol import ServoError
 from so101_driver.readings import Reading, ServoState
 from so101_driver.safety import DriverState
 
 from so101_driver import registers as reg
 
-CALIBRATION = Calibration.load(data_path("sim_calibration.json"))
-FULL = (1000, 1000, 1000, 1000, 1000, 500)
-HOME = CALIBRATION.rad_to_ticks([0.1, -0.5, 0.6, 0.3, 0.0, 0.2])
-CONFIG = DriverConfig(
-    position_limits_rad=np.array([[-1.5, 1.5]] * 5 + [[-0.17, 1.7]]),
-    max_speed_rad_s=np.full(6, 2.0),
-)
 OFFSET_NS = 1_700_000_000_000_000_000
 Change = tuple[DriverState, DriverState, ReasonCode]
 
@@ -34,7 +26,7 @@ class Bench:
 
     def __init__(self, dice: random.Random) -> None:
         self.dice = dice
-        self.core = DriverCore(CONFIG, CALIBRATION)
+        self.core = DriverCore(DriverBench.CONFIG, DriverBench.CALIBRATION)
         self.now_ns = 10**10
         self.state = (DriverState.INACTIVE, ReasonCode.NOT_ACTIVE)
         self.seen: set[Change] = set()
@@ -48,10 +40,7 @@ class Bench:
             self.state = (state, snapshot.reason.code)
 
     def servos(self, enabled: list[bool], away: int = 0) -> tuple[ServoState, ...]:
-        return tuple(
-            ServoState(on, int(goal), limit, int(goal) + away)
-            for on, goal, limit in zip(enabled, HOME, FULL, strict=True)
-        )
+        return DriverBench.states(enabled=enabled, sag=away)
 
     def start(self) -> None:
         """Activation, or set_torque: what the node does for each way in which the arm is found."""
@@ -60,20 +49,20 @@ class Bench:
             if self.dice.random() < 0.2:
                 self.core.set_fault(Reason(ReasonCode.SETUP_FAILED, "made up"))
             else:
-                self.core.torque_given(HOME.tolist(), self.now_ns)
+                self.core.torque_given(DriverBench.HOME.tolist(), self.now_ns)
         self.look()
 
     def found(self) -> tuple[tuple[ServoState, ...], tuple[int, ...]]:
         kind = self.dice.choice(["standing", "standing", "limp", "partly", "away"])
         partly = [True] * 5 + [False]
         enabled = {"limp": [False] * 6, "partly": partly}.get(kind, [True] * 6)
-        return self.servos(enabled, away=400 if kind == "away" else 0), FULL
+        return self.servos(enabled, away=400 if kind == "away" else 0), DriverBench.FULL
 
     def cycle(self, silent: tuple[int, ...] = ()) -> None:
         self.now_ns += 10_000_000
         data = {
             i: reg.PRESENT_POSITION.encode(int(t)) + reg.PRESENT_VELOCITY.encode(0)
-            for i, t in zip(SERVO_IDS, HOME, strict=True)
+            for i, t in zip(SERVO_IDS, DriverBench.HOME, strict=True)
             if i not in silent
         }
         readings = {i: Reading(i, d, ServoError(0), self.now_ns) for i, d in data.items()}
@@ -90,7 +79,7 @@ class Bench:
 
     def send(self, away_rad: float = 0.0, sources: int = 1) -> None:
         ros_ns = self.now_ns + OFFSET_NS
-        goal = CALIBRATION.ticks_to_rad(HOME) + away_rad
+        goal = DriverBench.CALIBRATION.ticks_to_rad(DriverBench.HOME) + away_rad
         command = Command(JOINT_NAMES, ros_ns, tuple(goal.tolist()))
         self.core.command(command, ros_ns, self.now_ns, sources)
         self.look()

@@ -23,19 +23,18 @@ pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 pytest.importorskip("mujoco")
 
 import rclpy
+from bus_proof.set_up import RAISED_RAD, set_up_servos
 from rclpy.executors import SingleThreadedExecutor
 from sensor_msgs.msg import JointState
-from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
+from so101_driver.joints import JOINT_NAMES, data_path
 from so101_driver.sim import FaultKind, VirtualBus
 from so101_driver.sim.arm_simulation import ArmSimulation
 from so101_driver.sim.realtime import RealTimeRunner
 
-from so101_driver import registers as reg
 from wallx_msgs.msg import DriverStatus
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
-RAISED_RAD = np.array([0.1, -0.4, 0.3, 0.3, 0.1, 0.4])
 DROP_M = 0.005
 _namespaces = (f"/mid_air{number}" for number in itertools.count())
 
@@ -44,8 +43,8 @@ class MidAir:
     """An arm that stands in mid-air, its true tip over time, and the driver's process."""
 
     def __init__(self, folder: Path) -> None:
-        self.arm = ArmSimulation(start_rad=tuple(RAISED_RAD))
-        self._set_up_servos()
+        self.arm = ArmSimulation(start_rad=RAISED_RAD)
+        set_up_servos(self.arm)
         self.bus = VirtualBus(self.arm, link=folder / "arm")
         self.runner = RealTimeRunner(self.arm)
         self.log = folder / "driver.log"
@@ -65,24 +64,6 @@ class MidAir:
         self.bus.start()
         self.runner.start()
         self._watch.start()
-
-    def _set_up_servos(self) -> None:
-        """As a driver that ran before has left them."""
-        write = {
-            reg.LOCK: 0,
-            reg.ACCELERATION: 254,
-            reg.MAX_ACCELERATION: 254,
-            reg.PROTECTION_CURRENT: 250,
-            reg.OVERLOAD_TORQUE: 25,
-        }
-        for servo_id, servo in self.arm.servos.items():
-            for register, value in write.items():
-                gripper_only = register in (reg.PROTECTION_CURRENT, reg.OVERLOAD_TORQUE)
-                if not gripper_only or servo_id == SERVO_IDS[-1]:
-                    servo.write(register.address, register.encode(value), 0.0)
-            servo.write(reg.LOCK.address, b"\1", 0.0)
-        self.arm.enable_torque()
-        self.arm.run(0.6)
 
     def _on_status(self, message: DriverStatus) -> None:
         self.status = message
