@@ -141,7 +141,10 @@ class TableTool:
         while not self._newest_ns:
             if time.monotonic() > deadline_s:
                 name = self._node.resolve_topic_name(TOPIC)
-                raise UserError(f"nobody publishes {name}: start the graph with `wallx up` first.")
+                raise UserError(
+                    f"nobody publishes this arm's joints on {name}: start the graph with "
+                    "`wallx up` first."
+                )
             rclpy.spin_once(self._node, timeout_sec=0.1)
 
     def _pose(self) -> NDArray[np.float64]:
@@ -166,6 +169,8 @@ class TableTool:
     def _on_joints(self, message: JointState) -> None:
         measured = dict(zip(message.name, message.position, strict=False))
         missing = [name for name in self._kinematics.joint_names if name not in measured]
+        if len(missing) == len(self._kinematics.joint_names):
+            return  # of something else on the same topic, such as a mobile base
         if missing:
             self._problem = f"{TOPIC} has no {', '.join(missing)}: it is another arm's."
         self._newest_ns = message.header.stamp.sec * 10**9 + message.header.stamp.nanosec
