@@ -122,13 +122,7 @@ def _check_one(
         arm = read_arm(kind, state.path)
     except (UserError, BusError) as error:
         fix = "see that this is the arm's port, or unplug the USB cable and plug it in again."
-        show(
-            failed(
-                f"{kind} servos",
-                f"{error}",
-                fix,
-            )
-        )
+        show(failed(f"{kind} servos", str(error), fix))
         return state
     for check in check_arm(arm, files, calibration):
         show(check)
