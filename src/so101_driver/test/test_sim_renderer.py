@@ -49,7 +49,7 @@ def test_missing_graphics_library_is_one_sentence(
     process = RenderProcess(lambda _frame: None, pytest.fail)
     process.start()
     with pytest.raises(UserError, match="apt-get install libegl1 libgl1-mesa-dri") as error:
-        process.wait_until_ready(10.0 if broken == "import fails" else 1.0)
+        process.wait_until_ready(20.0 if broken == "import fails" else 0.2)
     assert ("libEGL.so.1" in str(error.value)) == (broken == "import fails")
 
 
