@@ -1,0 +1,60 @@
+"""Every switch has an argument, a word in the log and a row in the documentation."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from wallx_policy.model import load_policy
+from wallx_policy.model.config import ActionAttention, InactiveColumns, Layout, StateEncoding
+from wallx_policy.model.images import Resize
+from wallx_policy.model.network_config import _FLAGS
+from wallx_policy.model.normalization import NormalizationMode
+from wallx_policy.model.settings import PolicySettings
+
+PAGE = Path(__file__).resolve().parents[4] / "docs/checkpoints.md"
+
+
+def test_every_argument_and_value_is_documented() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    words = [name for name in inspect.signature(load_policy).parameters if name != "path"]
+    for kind in (ActionAttention, InactiveColumns, Layout, StateEncoding, Resize):
+        words += [member.value for member in kind]
+    words += [member.value for member in NormalizationMode]
+    assert [word for word in words if f"`{word}" not in text and f"{word}=" not in text] == []
+    assert "`use_adarms`" in text
+    assert "use_adarms" in _FLAGS
+
+
+@pytest.mark.parametrize(
+    ("switch", "words"),
+    [
+        ({}, ("original layout", "flow prediction", "face_view, wrist_view", "25 actions of 6")),
+        ({}, ("9 Euler steps to 1,", "island attention", "pil resize", "exact rotary")),
+        ({}, ("state as token", "normalization: min and delta of so101_sim", "float32 on cpu")),
+        ({"num_steps": 4, "end_time": 0.5}, ("4 Euler steps to 0.5,",)),
+        ({"action_attention": "causal"}, ("causal attention",)),
+        ({"resize": "torchvision"}, ("torchvision resize",)),
+        ({"rotary": "bf16"}, ("bf16 rotary",)),
+        ({"normalization": "identity"}, ("normalization: none",)),
+        ({"state_encoding": "text", "state_bins": 99}, ("state as text in 99 bins",)),
+        ({"action_dim": 5}, ("25 actions of 5", "5 active columns", "inactive ones as model")),
+        ({"inactive_columns": "zero"}, ("inactive ones as zero",)),
+    ],
+)
+def test_one_line_says_what_was_taken(
+    random_checkpoint: Path, switch: dict, words: tuple[str, ...]
+) -> None:
+    line = load_policy(random_checkpoint, **switch).description
+    assert "\n" not in line
+    for word in words:
+        assert word in line, line
+
+
+def test_no_setting_is_left_out_of_the_line(random_checkpoint: Path) -> None:
+    settings = load_policy(random_checkpoint).settings
+    assert isinstance(settings, PolicySettings)
+    source = inspect.getsource(PolicySettings.line)
+    assert [field.name for field in fields(settings) if f"self.{field.name}" not in source] == []
