@@ -75,6 +75,25 @@ def test_teleoperation_starts_no_policy_unless_one_is_named() -> None:
     assert resolve({"teleop": "false"}).backend == "expert"
 
 
+@pytest.mark.parametrize(
+    ("given", "one", "other"),
+    [
+        (
+            {"sim": "false", "calibration": "/a", "teleop": "true", "leader_calibration": "/l"},
+            "port",
+            "leader_port",
+        ),
+        ({}, "face_camera", "wrist_camera"),
+    ],
+)
+def test_a_link_is_no_second_device(tmp_path: Path, given, one: str, other: str) -> None:
+    device, link = tmp_path / "ttyACM0", tmp_path / "by-id"
+    device.touch()
+    link.symlink_to(device)
+    with pytest.raises(UserError, match=f"'{one}' and '{other}' are both {link}"):
+        resolve({**given, one: str(device), other: str(link)})
+
+
 def test_cameras_are_paths_or_devices(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     a = resolve({"face_camera": "/dev/v4l/by-id/usb-Cam-index0", "wrist_camera": "my clip.mp4"})

@@ -373,9 +373,9 @@ def _check(a: Arguments) -> None:
     for name in ("face_topic", "wrist_topic"):
         if not getattr(a, name):
             raise UserError(f"argument '{name}' is empty: give the camera's image topic.")
-    if a.face_camera and a.face_camera == a.wrist_camera:
+    if a.face_camera and a.wrist_camera and _same_device(a.face_camera, a.wrist_camera):
         raise UserError(
-            f"arguments 'face_camera' and 'wrist_camera' are both {a.face_camera}: one camera "
+            f"arguments 'face_camera' and 'wrist_camera' are both {a.wrist_camera}: one camera "
             "cannot be opened twice; `wallx find-cameras` shows which is which."
         )
     _check_teleop(a)
@@ -393,11 +393,16 @@ def _check_teleop(a: Arguments) -> None:
     unused = [name for name in (*leader, "clutch") if name in a.given and getattr(a, name)]
     if unused and not a.teleop:
         raise UserError(f"argument '{unused[0]}' is given but nothing uses it: add teleop:=true.")
-    if a.teleop and a.leader_port == a.port:
+    if a.teleop and _same_device(a.leader_port, a.port):
         raise UserError(
-            f"arguments 'port' and 'leader_port' are both {a.port}: the leader has a port of its "
-            "own; `wallx find-port` shows which is which."
+            f"arguments 'port' and 'leader_port' are both {a.leader_port}: the leader has a port "
+            "of its own; `wallx find-port` shows which is which."
         )
+
+
+def _same_device(one: str, other: str) -> bool:
+    """Whether two names lead to one device: it has links that stay, by serial number and plug."""
+    return Path(one).resolve() == Path(other).resolve()
 
 
 def parse_words(words: Iterable[str]) -> dict[str, str]:
