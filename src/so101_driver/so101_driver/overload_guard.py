@@ -36,6 +36,12 @@ BELOW_THRESHOLD = 0.95
 YIELD_TICKS = 33
 """A joint pushed back by this much (0.05 rad) while its limit is lowered is carrying a load."""
 
+SUSTAINABLE = (0.4, 0.7, 0.5, 0.4, 0.4, 0.2)
+"""Per joint, the share of full torque that the arm itself needs, and so is always left. Stretched,
+its own weight asks 0.86 N·m of shoulder_lift, 0.45 of elbow_flex and 0.12 of wrist_flex; the
+weakest servo in use (7.4 V part on 5 V) stalls at about 1.35 N·m: 64, 33 and 9 %. The gripper holds
+what it grips with 20 %, what its servo's own protection would leave it."""
+
 LONGEST_GAP_S = 0.5
 """Time between two readings that counts; what happened in a longer gap is unknown."""
 
@@ -58,15 +64,12 @@ class GuardConfig:
     """How far and how fast limits are lowered.
 
     Attributes:
-        sustainable: Per joint, the share of full torque that is left. The stretched arm's own
-            weight asks 0.86 N·m of shoulder_lift, 0.45 of elbow_flex and 0.12 of wrist_flex; the
-            weakest servo in use (7.4 V part on 5 V) stalls at about 1.35 N·m: 64, 33 and 9 %. The
-            gripper holds what it grips with 20 %, what its servo's own protection would leave it.
+        sustainable: Per joint, the share of full torque that is left.
         lower_per_s: Share of full torque by which a limit falls in a second.
         raise_per_s: By which it rises.
     """
 
-    sustainable: tuple[float, ...] = (0.4, 0.7, 0.5, 0.4, 0.4, 0.2)
+    sustainable: tuple[float, ...] = SUSTAINABLE
     lower_per_s: float = 2.0
     raise_per_s: float = 0.25
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from so101_driver.joints import JOINT_NAMES
+from so101_driver.overload_guard import SUSTAINABLE
 
 
 class Trouble(Enum):
@@ -50,8 +51,7 @@ class HealthConfig:
         voltage_hysteresis_v: For the way back.
         low_voltage_share: Share of full torque with a low voltage: less current, less sag.
         outside_s: How long the voltage must be outside the window for a fault.
-        floor: Per joint, the share that always stays: what the arm's own weight needs, as in
-            GuardConfig.
+        floor: Per joint, the share that always stays: what the arm's own weight needs.
     """
 
     hot_below_c: float = 10.0
@@ -64,7 +64,7 @@ class HealthConfig:
     voltage_hysteresis_v: float = 0.2
     low_voltage_share: float = 0.7
     outside_s: float = 2.0
-    floor: tuple[float, ...] = (0.4, 0.7, 0.5, 0.4, 0.4, 0.2)
+    floor: tuple[float, ...] = SUSTAINABLE
 
 
 @dataclass(frozen=True, slots=True)
