@@ -88,8 +88,9 @@ def record_demonstration(seed: int, longest_s: float = 40.0) -> Demonstration:
     The folded start outside the position limits is left out. The rest is smoothed to what a person
     who leads an arm does (SMOOTHING_S): the expert's corrections come in small steps.
     """
+    from scene_objects import object_poses
     from so101_driver.sim.arm_simulation import ArmSimulation
-    from wallx_policy.backends.base import BackendSettings, ObjectPose, Observation
+    from wallx_policy.backends.base import BackendSettings, Observation
     from wallx_policy.backends.expert import ExpertBackend, Phase
 
     arm = ArmSimulation(seed=seed)
@@ -103,15 +104,9 @@ def record_demonstration(seed: int, longest_s: float = 40.0) -> Demonstration:
         while arm.now_s < now_s:
             arm.step()
         if tick % TICKS_PER_CHUNK == 0:
-            objects = {}
-            for thing in arm.objects():
-                w, x, y, z = thing.quaternion_wxyz
-                objects[thing.name] = ObjectPose(
-                    np.array(thing.position_m), np.array([x, y, z, w]), np.array(thing.size_m)
-                )
             stamp_ns = round(now_s * 1e9)
             prediction = expert.predict(
-                Observation(stamp_ns, {}, arm.joints_rad(), stamp_ns, "", objects)
+                Observation(stamp_ns, {}, arm.joints_rad(), stamp_ns, "", object_poses(arm))
             )
             if expert.phase is Phase.DONE:
                 break

@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from arm_loop import TICK_S, DrivenLoop
+from drawing import STYLE, runs
 from matplotlib.axes import Axes
 from so101_driver.calibration import Calibration
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS, data_path
@@ -56,14 +57,6 @@ STATE_COLOURS = {
     State.HOLD: "#c9d3dc",
     State.TRACKING: "#9fd3a6",
     State.STOPPING: "#f2b36b",
-}
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
 }
 
 
@@ -152,13 +145,6 @@ def record() -> tuple[Recording, Limits]:
             chunks.append(policy_chunk(tick * TICK_S, tick // every))
         cell.step(chunks, recording)
     return recording, cell.limits
-
-
-def runs(values: list[State]) -> list[tuple[int, int, State]]:
-    """Stretches of equal values: first index, index behind the last, value."""
-    edges = [i for i in range(1, len(values)) if values[i] is not values[i - 1]]
-    begins, ends = [0, *edges], [*edges, len(values)]
-    return [(begin, end, values[begin]) for begin, end in zip(begins, ends, strict=True)]
 
 
 def draw(recording: Recording, limits: Limits, path: Path) -> None:

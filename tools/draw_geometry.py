@@ -10,6 +10,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from drawing import frame
 from numpy.typing import NDArray
 from so101_driver.joints import data_path
 from so101_driver.kinematics import Kinematics
@@ -72,7 +73,7 @@ def _side(axes: Axes, kinematics: Kinematics, shapes: Shapes, pose: Array, title
         axes.fill_between(x, z - table.command_depth_m, z, color="#fca5a5", lw=0)
         axes.fill_between(x, z - 0.1, z - table.command_depth_m, color="#d1d5db", lw=0)
     _workspace(axes, shapes, SIDE)
-    _frame(axes, title, "x, to the front (m)", "z, up (m)", X_RANGE_M, (-0.09, 0.53))
+    frame(axes, title, "x, to the front (m)", "z, up (m)", X_RANGE_M, (-0.09, 0.53))
 
 
 def _top(axes: Axes, kinematics: Kinematics, shapes: Shapes) -> None:
@@ -84,7 +85,7 @@ def _top(axes: Axes, kinematics: Kinematics, shapes: Shapes) -> None:
         corners = box.centre_m + np.c_[signs, np.zeros(4)] * box.half_m @ box.rotation.T
         axes.add_patch(Polygon(corners[:, :2], color="#ef4444", alpha=0.5))
         axes.annotate(box.name, box.centre_m[:2], ha="center")
-    _frame(
+    frame(
         axes,
         "Two poses from above",
         "x, to the front (m)",
@@ -180,20 +181,6 @@ def _note(axes: Axes, text: str, at: Array, place: tuple[float, float], colour: 
         arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.9},
         zorder=7,
     )
-
-
-def _frame(
-    axes: Axes,
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_range: tuple[float, float],
-    y_range: tuple[float, float],
-) -> None:
-    axes.set(title=title, xlabel=x_label, ylabel=y_label, xlim=x_range, ylim=y_range)
-    axes.set_aspect("equal")
-    axes.grid(color="#e5e7eb", lw=0.6, zorder=0)
-    axes.set_axisbelow(True)
 
 
 def _hull(points: Array) -> Array:

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import matplotlib
 import numpy as np
 from draw_geometry import _hull as hull
+from drawing import frame
 from numpy.typing import NDArray
 from so101_driver.joints import GRIPPER, JOINT_NAMES, data_path
 from so101_driver.kinematics import Kinematics, rotation_of
@@ -44,8 +45,8 @@ def main() -> None:
     )
     _draw(side, solids, (0, 2), towards_viewer=-1)
     _draw(top, solids, (0, 1), towards_viewer=1)
-    _frame(side, "From its right side", "x, to the front (m)", "z, up (m)", (-0.10, 0.47), (0, 0.4))
-    _frame(
+    frame(side, "From its right side", "x, to the front (m)", "z, up (m)", (-0.10, 0.47), (0, 0.4))
+    frame(
         top, "From above", "x, to the front (m)", "y, to the left (m)", (-0.10, 0.47), (-0.2, 0.2)
     )
     for text, link, place in (
@@ -116,20 +117,6 @@ def _note(axes: Axes, text: str, at: Array, place: tuple[float, float]) -> None:
         zorder=5,
     )
     axes.plot(*at, "o", color="#b91c1c", ms=4, zorder=6)
-
-
-def _frame(
-    axes: Axes,
-    title: str,
-    x_label: str,
-    y_label: str,
-    x_range: tuple[float, float],
-    y_range: tuple[float, float],
-) -> None:
-    axes.set(title=title, xlabel=x_label, ylabel=y_label, xlim=x_range, ylim=y_range)
-    axes.set_aspect("equal")
-    axes.grid(color="#e5e7eb", lw=0.6)
-    axes.set_axisbelow(True)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from drawing import STYLE
 from matplotlib.axes import Axes
 from numpy.typing import NDArray
 from so101_driver.joints import JOINT_NAMES
@@ -37,14 +38,6 @@ RAMP_S = 3.0
 """From one turning point of the slow ramp to the next."""
 
 GOAL, MEASURED, OTHER, NOTE = "#1f5fbf", "#e07b1a", "#5c6770", "#333333"
-STYLE = {
-    "font.size": 9,
-    "axes.grid": True,
-    "grid.alpha": 0.3,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "legend.frameon": False,
-}
 
 
 @dataclass(slots=True)

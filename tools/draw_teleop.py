@@ -14,6 +14,7 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from arm_loop import TICK_S, ObedientLoop
+from drawing import STYLE, runs
 from so101_driver.calibration import Calibration
 from so101_driver.joints import JOINT_NAMES, data_path
 from so101_driver.safety import (
@@ -63,14 +64,6 @@ COLOURS = {
     TeleopState.DISENGAGED: "#c9d3dc",
     TeleopState.FOLLOWING: "#9fd3a6",
     TeleopState.NO_LEADER: "#e9a3a3",
-}
-STYLE = {
-    "font.size": 9,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "grid.alpha": 0.25,
-    "legend.frameon": False,
 }
 
 
@@ -234,13 +227,6 @@ def print_lags() -> None:
                 f"{1e3 * lag_s(hand, command):.0f} ms late, {1e3 * off:.0f} mrad RMS off, "
                 f"joints {1e3 * lag_s(hand, joints):.0f} ms late, {clipped:.0%} clipped"
             )
-
-
-def runs(values: list[TeleopState]) -> list[tuple[int, int, TeleopState]]:
-    """Stretches of equal values: first index, index behind the last, value."""
-    edges = [i for i in range(1, len(values)) if values[i] is not values[i - 1]]
-    begins, ends = [0, *edges], [*edges, len(values)]
-    return [(begin, end, values[begin]) for begin, end in zip(begins, ends, strict=True)]
 
 
 def draw(log: Recording, limits: Limits, path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 pytest.importorskip("mujoco")
 
+from scene_objects import object_poses
 from so101_driver.sim.arm_simulation import ArmSimulation
 from wallx_policy.backends.base import BackendSettings, ObjectPose, Observation
 from wallx_policy.backends.expert import ExpertBackend, Phase
@@ -32,23 +33,13 @@ class Outcome:
     fastest_radps: float
 
 
-def objects_of(arm):
-    poses = {}
-    for thing in arm.objects():
-        w, x, y, z = thing.quaternion_wxyz
-        poses[thing.name] = ObjectPose(
-            np.array(thing.position_m), np.array([x, y, z, w]), np.array(thing.size_m)
-        )
-    return poses
-
-
 def observe(arm):
     now_ns = round(arm.now_s * 1e9)
-    return Observation(now_ns, {}, arm.joints_rad(), now_ns, "", objects_of(arm))
+    return Observation(now_ns, {}, arm.joints_rad(), now_ns, "", object_poses(arm))
 
 
 def run(arm, expert, limit_s, disturb=lambda arm, expert: None):
-    start = objects_of(arm)["red_cube"]
+    start = object_poses(arm)["red_cube"]
     outcome = Outcome(False, 0.0, 0, expert.phase, 0.0, 0.0)
     command = np.array(arm.joints_rad())
     waiting, chunk = deque(), None
@@ -74,7 +65,7 @@ def run(arm, expert, limit_s, disturb=lambda arm, expert: None):
             outcome.fastest_radps = max(outcome.fastest_radps, fastest)
             command = command + step
             arm.set_goals_rad(command)
-    outcome.placed = red_cube_in_tray(objects_of(arm))
+    outcome.placed = red_cube_in_tray(object_poses(arm))
     outcome.attempts, outcome.phase, outcome.took_s = expert.attempts, expert.phase, arm.now_s
     return outcome
 

@@ -10,27 +10,18 @@ import pytest
 pytest.importorskip("mujoco")
 
 from arm_loop import TICK_S, PolicyLoop
+from scene_objects import object_poses
 from so101_driver.calibration import Calibration
 from so101_driver.joints import data_path
 from so101_driver.safety import Mode, Output, Settings, State, Supervisor, effective_limits
 from so101_driver.sim.arm_simulation import ArmSimulation
-from wallx_policy.backends.base import BackendSettings, ObjectPose, Observation
+from wallx_policy.backends.base import BackendSettings, Observation
 from wallx_policy.backends.expert import ExpertBackend, Phase
 from wallx_policy.success import red_cube_in_tray
 
 TICKS_PER_CHUNK = 8
 LIMIT_S = 40.0
 STARTED_S = 2.0
-
-
-def objects_of(arm):
-    poses = {}
-    for thing in arm.objects():
-        w, x, y, z = thing.quaternion_wxyz
-        poses[thing.name] = ObjectPose(
-            np.array(thing.position_m), np.array([x, y, z, w]), np.array(thing.size_m)
-        )
-    return poses
 
 
 @pytest.mark.parametrize("profile", ["demo", "cautious"])
@@ -51,7 +42,7 @@ def test_the_cube_is_placed_with_hardly_anything_clipped(profile, seed):
         joints_rad = loop.advance()
         if tick % TICKS_PER_CHUNK == 0:
             prediction = expert.predict(
-                Observation(loop.now_ns, {}, joints_rad, loop.now_ns, "", objects_of(loop.arm))
+                Observation(loop.now_ns, {}, joints_rad, loop.now_ns, "", object_poses(loop.arm))
             )
             loop.send(prediction.actions_rad, prediction.period_s)
             if expert.phase is Phase.DONE:
@@ -67,7 +58,7 @@ def test_the_cube_is_placed_with_hardly_anything_clipped(profile, seed):
 
     assert expert.phase is Phase.DONE
     assert expert.attempts == 1
-    assert red_cube_in_tray(objects_of(loop.arm))
+    assert red_cube_in_tray(object_poses(loop.arm))
     assert command.state is State.TRACKING
     assert clipped < 0.1
     # Neither the servos' lag nor what hangs under gravity may look like a joint that is held.

@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("mujoco")
 
 from arm_loop import LATENCY_S, TICK_S, PolicyLoop
+from scene_objects import object_poses
 from so101_driver.calibration import Calibration
 from so101_driver.joints import JOINT_NAMES, data_path
 from so101_driver.kinematics import Kinematics
@@ -26,7 +27,7 @@ from so101_driver.safety import (
 )
 from so101_driver.safety.geometry_file import load_geometry
 from so101_driver.sim.arm_simulation import ArmSimulation
-from wallx_policy.backends.base import BackendSettings, ObjectPose, Observation
+from wallx_policy.backends.base import BackendSettings, Observation
 from wallx_policy.backends.expert import ExpertBackend, Phase
 from wallx_policy.backends.joint_path import Bounds, Segment
 from wallx_policy.success import red_cube_in_tray
@@ -96,16 +97,6 @@ def test_scaled_mode_covers_most_of_a_reach_in_the_time_that_the_scale_asks_for(
     assert covered < 1.1
 
 
-def objects_of(arm):
-    poses = {}
-    for thing in arm.objects():
-        w, x, y, z = thing.quaternion_wxyz
-        poses[thing.name] = ObjectPose(
-            np.array(thing.position_m), np.array([x, y, z, w]), np.array(thing.size_m)
-        )
-    return poses
-
-
 @pytest.mark.parametrize(("profile", "seed"), [("demo", 21), ("cautious", 13)])
 def test_the_expert_grasps_with_geometry_on_and_hardly_anything_clipped(profile, seed):
     loop = loop_of(profile, Settings(mode=Mode.FULL, auto_arm=True, source="policy"), seed=seed)
@@ -115,7 +106,7 @@ def test_the_expert_grasps_with_geometry_on_and_hardly_anything_clipped(profile,
         joints_rad = loop.advance()
         if tick % TICKS_PER_CHUNK == 0:
             prediction = expert.predict(
-                Observation(loop.now_ns, {}, joints_rad, loop.now_ns, "", objects_of(loop.arm))
+                Observation(loop.now_ns, {}, joints_rad, loop.now_ns, "", object_poses(loop.arm))
             )
             loop.send(prediction.actions_rad, prediction.period_s)
             if expert.phase is Phase.DONE:
@@ -127,6 +118,6 @@ def test_the_expert_grasps_with_geometry_on_and_hardly_anything_clipped(profile,
     print(f"{profile}, seed {seed}: {np.mean(shares):.2%} clipped, at most {max(shares):.2%}")
     assert expert.phase is Phase.DONE
     assert expert.attempts == 1
-    assert red_cube_in_tray(objects_of(loop.arm))
+    assert red_cube_in_tray(object_poses(loop.arm))
     assert command.state is State.TRACKING
     assert np.mean(shares) <= 0.05
