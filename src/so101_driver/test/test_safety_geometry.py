@@ -6,7 +6,6 @@ the contacts that MuJoCo finds in random poses.
 
 import time
 import xml.etree.ElementTree as ElementTree
-from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -298,44 +297,14 @@ def test_capsules_cover_the_corners_of_the_links(geometry, link):
 
 
 @pytest.fixture(scope="module")
-def contacts(geometry):
-    """MuJoCo's distances between links and to the table, and the clearances, in random poses."""
-    mujoco = pytest.importorskip("mujoco")
-    model = mujoco.MjModel.from_xml_path(str(data_path("so101_scene.xml")))
-    data = mujoco.MjData(model)
-    table = model.geom("table").id
-    model.geom_size[table, :2] = 3.0  # the geometry's table has no edge
-    joints = [int(model.joint(name).qposadr[0]) for name in JOINT_NAMES]
-    links = [name for name in ARM.link_names if name != "gripper_frame_link"]
-    solid = {
-        link: [g for g in range(model.ngeom) if model.geom(g).bodyid == model.body(link).id]
-        for link in links
-    }
-    solid = {link: [g for g in of if model.geom_contype[g] == 1] for link, of in solid.items()}
-    scratch = np.zeros(6)
-
-    def distance(first, second):
-        return min(
-            mujoco.mj_geomDistance(model, data, a, b, 0.05, scratch) for a in first for b in second
-        )
+def contacts():
+    """Random poses, and MuJoCo's distances between links and to the table in them."""
+    pytest.importorskip("mujoco")
+    from geometry_rates import true_distances
 
     poses = random_poses(3000, seed=11)
-    neighbours = {frozenset(pair) for pair in pairwise(links)}
-    pairs = [
-        frozenset((a, b))
-        for i, a in enumerate(links)
-        for b in links[i + 1 :]
-        if frozenset((a, b)) not in neighbours
-    ]
-    apart = {pair: np.empty(len(poses)) for pair in pairs}
-    above = np.empty(len(poses))
-    for index, pose in enumerate(poses):
-        data.qpos[joints] = pose
-        mujoco.mj_kinematics(model, data)
-        for pair in pairs:
-            apart[pair][index] = distance(*(solid[link] for link in pair))
-        above[index] = min(distance(solid[link], [table]) for link in links[1:])
-    return poses, apart, above
+    true = true_distances(ARM, poses)
+    return poses, true.apart_m, true.above_m
 
 
 def clearances_between(geometry, poses):
