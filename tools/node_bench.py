@@ -5,14 +5,15 @@ Everything of the test happens in its own thread: it waits for named conditions 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
@@ -61,12 +62,26 @@ class NodeBench:
                 stderr=subprocess.STDOUT,
             )
 
-    def wait(self, true: Callable[[], Any], what: str, timeout_s: float = 15.0) -> None:
+    def listen(self, kind: type, topic: str, qos: Any = 10) -> list[Any]:
+        """Return a list to which the topic's messages are added."""
+        messages: list[Any] = []
+        self.node.create_subscription(kind, topic, messages.append, qos)
+        return messages
+
+    def text(self) -> str:
+        """What the process has said so far."""
+        return self.log.read_text(errors="replace") if self.log.exists() else ""
+
+    def ended(self) -> bool:
+        """Whether the process is over."""
+        return self.process is not None and self.process.poll() is not None
+
+    def wait(self, true: Callable[[], Any], what: str, timeout_s: float = 30.0) -> None:
         """Spin until something is true; fail naming it otherwise."""
         deadline_s = time.monotonic() + timeout_s
         while not true():
             assert time.monotonic() < deadline_s, (
-                f"waited for {what}; {self.situation}\n{self.log.read_text(errors='replace')}"
+                f"waited for {what}; {self.situation}\n{self.text()}"
             )
             self._executor.spin_once(timeout_sec=0.02)
 
@@ -108,13 +123,29 @@ class NodeBench:
         """End the process as Ctrl-C does; fail unless it ends well."""
         assert self.process is not None
         self.process.send_signal(signal.SIGINT)
-        self.wait(lambda: self.process.poll() is not None, "its end", timeout_s)
-        assert self.process.returncode == 0, self.log.read_text(errors="replace")
+        self.wait(self.ended, "its end", timeout_s)
+        assert self.process.returncode == 0, self.text()
 
     def close(self) -> None:
         """Kill the process if it still runs, and forget the node."""
-        if self.process is not None and self.process.poll() is None:
+        if self.process is not None and not self.ended():
             self.process.kill()
             self.process.wait(10)
         self._executor.shutdown()
         self.node.destroy_node()
+
+
+Bench = TypeVar("Bench", bound=NodeBench)
+
+
+@contextlib.contextmanager
+def bench(kind: type[Bench], folder: Path, *details: Any) -> Iterator[Bench]:
+    """A bench of this kind, with a context of its own."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    made = kind(folder, context, *details)
+    try:
+        yield made
+    finally:
+        made.close()
+        rclpy.shutdown(context=context)

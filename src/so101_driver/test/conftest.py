@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -202,84 +198,3 @@ class Scene:
 def new_scene() -> type[Scene]:
     """Makes a supervisor with an arm that obeys it."""
     return Scene
-
-
-class NodeProcess:
-    """A node in a process of its own, and a listener in this one.
-
-    Args:
-        executable: Of so101_driver, e.g. ``sim_node``.
-        folder: For its log, and whatever a test puts there.
-
-    Attributes:
-        process: None until ``start``.
-        node: The listener.
-    """
-
-    def __init__(self, executable: str, folder: Path, context: Any) -> None:
-        import rclpy
-        from rclpy.executors import SingleThreadedExecutor
-
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-        self.node = rclpy.create_node("listener", context=context)
-        self._command = [sys.executable, "-m", f"so101_driver.nodes.{executable}", "--ros-args"]
-        self._log = folder / f"{executable}.log"
-        self._executor = SingleThreadedExecutor(context=context)
-        self._executor.add_node(self.node)
-
-    def start(self, *parameters: str) -> None:
-        """Start it with parameters such as ``rate_hz:=10.0``."""
-        arguments = [part for text in parameters for part in ("-p", text)]
-        with self._log.open("wb") as log:
-            self.process = subprocess.Popen(
-                [*self._command, *arguments], stdout=log, stderr=subprocess.STDOUT
-            )
-
-    def listen(self, message_type: type, topic: str) -> list[Any]:
-        """Return a list to which the topic's messages are added."""
-        messages: list[Any] = []
-        self.node.create_subscription(message_type, topic, messages.append, 10)
-        return messages
-
-    def wait(self, what: str, done: Callable[[], bool], timeout_s: float = 30.0) -> None:
-        """Listen until something is so; fail naming it, with the node's log, if it never is."""
-        deadline_s = time.monotonic() + timeout_s
-        while not done():
-            assert time.monotonic() < deadline_s, f"no {what} within {timeout_s} s:\n{self.text()}"
-            self._executor.spin_once(timeout_sec=0.05)
-
-    def text(self) -> str:
-        """What it has said so far."""
-        return self._log.read_text(errors="replace")
-
-    def ended(self) -> bool:
-        """Whether the process is over."""
-        return self.process is not None and self.process.poll() is not None
-
-    def close(self) -> None:
-        """Kill it if it still runs."""
-        if self.process is not None and not self.ended():
-            self.process.kill()
-            self.process.wait()
-        self._executor.shutdown()
-        self.node.destroy_node()
-
-
-@pytest.fixture
-def node_process(tmp_path: Path) -> Iterator[Callable[[str], NodeProcess]]:
-    """Makes processes of so101_driver's nodes by their executables' names."""
-    import rclpy
-
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    made: list[NodeProcess] = []
-
-    def make(executable: str) -> NodeProcess:
-        made.append(NodeProcess(executable, tmp_path, context))
-        return made[-1]
-
-    yield make
-    for process in made:
-        process.close()
-    rclpy.shutdown(context=context)

@@ -5,12 +5,8 @@ What it sends, what it refuses to start with, and what it does when the leader's
 
 from __future__ import annotations
 
-import itertools
 import json
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +15,11 @@ import pytest
 
 pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 
+import node_bench
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.executors import SingleThreadedExecutor
+from node_bench import NodeBench
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.task import Future
 from sensor_msgs.msg import JointState
@@ -42,7 +39,6 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
 
 POSE = (0.3, -0.5, 0.6, -0.4, 0.9, 0.8)
 LATCHED = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-_namespaces = (f"/teleop{number}" for number in itertools.count())
 
 
 @pytest.fixture(scope="module")
@@ -56,22 +52,17 @@ def leader_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-class Bench:
+class Bench(NodeBench):
     """A virtual leader, the node, and a stand-in for safety that follows at once."""
 
-    def __init__(self, folder: Path, leader_file: Path, context: rclpy.Context) -> None:
+    def __init__(self, folder: Path, context: rclpy.Context, leader_file: Path) -> None:
+        super().__init__(folder, context)
         self.hand = StillHand(POSE)
         self.arm = LeaderArm(calibration=Calibration.load(leader_file), hand=self.hand)
         self.link = folder / "leader"
         self.bus = VirtualBus(self.arm, link=self.link)
         self.bus.start()
         self.leader_file = leader_file
-        self.log = folder / "teleop.log"
-        self.process: subprocess.Popen[bytes] | None = None
-        self.namespace = next(_namespaces)
-        self.node = rclpy.create_node("safety", namespace=self.namespace, context=context)
-        self.executor = SingleThreadedExecutor(context=context)
-        self.executor.add_node(self.node)
         self.chunks: list[ActionChunk] = []
         self.states: list[str] = []
         self.source, self.state = "policy", SafetyStatus.STATE_HOLD
@@ -85,7 +76,6 @@ class Bench:
         self.status = self.node.create_publisher(SafetyStatus, "safety/status", LATCHED)
         self.commands = self.node.create_publisher(JointState, "joint_commands", 10)
         self.node.create_timer(0.02, self._tell)
-        self.client = self.node.create_client(SetBool, "teleop/engage")
 
     def _on_chunk(self, chunk: ActionChunk) -> None:
         self.chunks.append(chunk)
@@ -102,6 +92,10 @@ class Bench:
         self.status.publish(SafetyStatus(state=self.state, source=self.source, reason="because"))
         self.commands.publish(JointState(name=list(JOINT_NAMES), position=self.pose))
 
+    @property
+    def situation(self) -> str:
+        return f"states: {self.states}"
+
     def start(self, **changes: Any) -> None:
         values = {
             "port": self.link,
@@ -112,82 +106,43 @@ class Bench:
             "leader_timeout_s": 1.0,
             **changes,
         }
-        words = [part for name, value in values.items() for part in ("-p", f"{name}:={value}")]
-        module = "so101_driver.nodes.teleop_node"
-        command = [sys.executable, "-m", module, "--ros-args", "-r", f"__ns:={self.namespace}"]
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [*command, *words], stdout=log, stderr=subprocess.STDOUT
-            )
+        self.launch("so101_driver.nodes.teleop_node", values)
 
     def refused(self, **changes: Any) -> str:
         """Start a node that must end by itself; returns its last line."""
         self.start(**changes)
+        self.wait(self.ended, "end")
         assert self.process is not None
-        assert self.process.wait(20.0) == 1
-        text = self.log.read_text()
-        assert "Traceback" not in text, text
-        return text.splitlines()[-1]
-
-    def wait(self, what: str, done: Callable[[], Any], timeout_s: float = 20.0) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while not done():
-            assert time.monotonic() < deadline_s, f"no {what}: {self.states}\n{self.log_text()}"
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def watch(self, seconds: float) -> None:
-        """Listen for a while, where the test is that something does not happen."""
-        deadline_s = time.monotonic() + seconds
-        while time.monotonic() < deadline_s:
-            self.executor.spin_once(timeout_sec=0.02)
-
-    def log_text(self) -> str:
-        return self.log.read_text(errors="replace") if self.log.exists() else ""
+        assert self.process.returncode == 1
+        assert "Traceback" not in self.text(), self.text()
+        return self.text().splitlines()[-1]
 
     def wait_for_state(self, word: str) -> str:
-        self.wait(word, lambda: self.states and self.states[-1].startswith(word))
+        self.wait(lambda: self.states and self.states[-1].startswith(word), word)
         return self.states[-1]
 
     def ask(self, engage: bool) -> Future:
-        self.wait("service", self.client.service_is_ready)
-        return self.client.call_async(SetBool.Request(data=engage))
+        client = self.node.create_client(SetBool, "teleop/engage")
+        self.wait(client.service_is_ready, "service")
+        return client.call_async(SetBool.Request(data=engage))
 
     def engage(self, engage: bool = True) -> SetBool.Response:
-        future = self.ask(engage)
-        self.wait("answer", future.done)
-        return future.result()
+        return self.call(SetBool, "teleop/engage", data=engage)
 
     def change(self, transition: int) -> None:
-        client = self.node.create_client(ChangeState, "teleop/change_state")
-        self.wait("lifecycle", client.service_is_ready)
-        request = ChangeState.Request()
-        request.transition.id = transition
-        future = client.call_async(request)
-        self.wait("transition", future.done)
-        assert future.result().success, self.log_text()
+        wanted = Transition(id=transition)
+        answer = self.call(ChangeState, "teleop/change_state", transition=wanted)
+        assert answer.success, self.text()
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
-            self.process.terminate()
-            self.process.wait(10.0)
+        super().close()
         self.bus.close()
-        self.executor.shutdown()
-        self.node.destroy_node()
-
-
-@pytest.fixture(scope="module")
-def context() -> Iterator[rclpy.Context]:
-    context = rclpy.Context()
-    rclpy.init(context=context)
-    yield context
-    context.try_shutdown()
 
 
 @pytest.fixture
-def bench(tmp_path: Path, leader_file: Path, context: rclpy.Context) -> Iterator[Bench]:
-    bench = Bench(tmp_path, leader_file, context)
-    yield bench
-    bench.close()
+def bench(tmp_path: Path, leader_file: Path) -> Iterator[Bench]:
+    with node_bench.bench(Bench, tmp_path, leader_file) as bench:
+        yield bench
 
 
 def nanoseconds(stamp: Any) -> int:
@@ -202,7 +157,7 @@ def test_the_stream_is_honest_and_survives_a_pulled_cable(bench):
     answer = bench.engage()
     assert answer.success, answer.message
     assert bench.source == "teleop", "it led without asking for the source"
-    bench.wait("targets", lambda: len(bench.chunks) > 50)
+    bench.wait(lambda: len(bench.chunks) > 50, "targets")
     chunks = bench.chunks[:]
     assert {chunk.source for chunk in chunks} == {"teleop"}
     assert {chunk.action_kind for chunk in chunks} == {ActionChunk.ACTION_KIND_GOAL}
@@ -229,16 +184,17 @@ def test_the_stream_is_honest_and_survives_a_pulled_cable(bench):
     assert len(bench.chunks) - sent <= 1
     bench.state = SafetyStatus.STATE_HOLD
     assert bench.engage().success
-    bench.wait("targets of a new session", lambda: bench.chunks[-1].session != chunks[-1].session)
+    bench.wait(lambda: bench.chunks[-1].session != chunks[-1].session, "targets of a new session")
     session = bench.chunks[-1].session
     assert next(c.sequence for c in bench.chunks if c.session == session) == 0
 
     assert bench.engage(False).success
     let_go_ns = bench.node.get_clock().now().nanoseconds
     bench.wait_for_state("DISENGAGED")
-    bench.watch(0.4)
+    bench.spin(0.4)
     # What was on its way then may come after the answer.
     assert nanoseconds(bench.chunks[-1].header.stamp) < let_go_ns
+    bench.end()
 
 
 def test_a_silent_servo_is_named_and_the_clutch_can_change_at_run_time(bench):
@@ -253,16 +209,13 @@ def test_a_silent_servo_is_named_and_the_clutch_can_change_at_run_time(bench):
     assert "shoulder_pan 29° clockwise" in answer.message
     assert not bench.chunks
 
-    client = bench.node.create_client(SetParameters, "teleop/set_parameters")
-    bench.wait("parameters", client.service_is_ready)
     for value, good in (("sideways", False), ("relative", True)):
         parameter = Parameter("clutch", value=value).to_parameter_msg()
-        future = client.call_async(SetParameters.Request(parameters=[parameter]))
-        bench.wait("parameter", future.done)
-        assert future.result().results[0].successful is good
+        answer = bench.call(SetParameters, "teleop/set_parameters", parameters=[parameter])
+        assert answer.results[0].successful is good
     answer = bench.engage()
     assert answer.success, answer.message
-    bench.wait("targets", lambda: len(bench.chunks) > 5)
+    bench.wait(lambda: len(bench.chunks) > 5, "targets")
     assert np.allclose(bench.chunks[0].trajectory.points[0].positions, bench.pose, atol=0.01)
 
     with bench.bus.fault(FaultKind.MUTE, servo=3):
@@ -278,7 +231,7 @@ def test_letting_go_does_not_wait_for_a_takeover(bench):
     leads = bench.ask(True)
     bench.wait_for_state("TAKING_OVER")
     assert bench.engage(False).success
-    bench.wait("answer", leads.done)
+    bench.wait(leads.done, "answer")
     assert not leads.result().success
     assert "disengaged" in leads.result().message, "it was given up by itself, seconds later"
     assert not bench.chunks
@@ -289,7 +242,7 @@ def test_a_node_that_was_activated_anew_leads_only_when_asked_and_in_a_new_sessi
     bench.change(Transition.TRANSITION_CONFIGURE)
     bench.change(Transition.TRANSITION_ACTIVATE)
     assert bench.engage().success
-    bench.wait("targets", lambda: len(bench.chunks) > 3)
+    bench.wait(lambda: len(bench.chunks) > 3, "targets")
     bench.change(Transition.TRANSITION_DEACTIVATE)
     bench.wait_for_state("DISENGAGED")
     assert "not active" in bench.engage().message
@@ -299,7 +252,7 @@ def test_a_node_that_was_activated_anew_leads_only_when_asked_and_in_a_new_sessi
     before, bench.state = bench.chunks[-1], SafetyStatus.STATE_HOLD
     bench.chunks.clear()
     assert bench.engage().success
-    bench.wait("targets", lambda: len(bench.chunks) > 3)
+    bench.wait(lambda: len(bench.chunks) > 3, "targets")
     assert {chunk.session for chunk in bench.chunks}.isdisjoint({before.session})
     assert [chunk.sequence for chunk in bench.chunks] == list(range(len(bench.chunks)))
 
