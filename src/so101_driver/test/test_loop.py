@@ -33,6 +33,11 @@ def test_ticks_lie_on_the_grid_at_every_rate(rate_hz: float):
     begun_ns = time.monotonic_ns()
     loop.start()
     assert enough.wait(20.0)
+    # On a busy machine it may take a while until most ticks are punctual.
+    deadline_s = time.monotonic() + 20.0
+    while loop.periods.quantiles_s(0.5)[0] != pytest.approx(1.0 / rate_hz, rel=0.2):
+        assert time.monotonic() < deadline_s, loop.periods.quantiles_s(0.5)
+        time.sleep(0.1)
     loop.stop(5.0)
     count = len(ticks)
     time.sleep(2.0 / rate_hz)
@@ -46,7 +51,6 @@ def test_ticks_lie_on_the_grid_at_every_rate(rate_hz: float):
     assert grid_ns[0] >= begun_ns
     assert (real_ns >= grid_ns).all()
     median_s, largest_s = loop.periods.quantiles_s(0.5, 1.0)
-    assert median_s == pytest.approx(1.0 / rate_hz, rel=0.2)
     assert largest_s >= median_s
 
 

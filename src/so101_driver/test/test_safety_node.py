@@ -16,6 +16,8 @@ pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from node_bench import NodeBench, node_command
 from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.qos import QoSProfile, ReliabilityPolicy
@@ -306,6 +308,38 @@ def test_returns_to_the_ready_pose_and_a_signal_meanwhile_parks(bench: Bench):
     assert bench.statuses[-1].reason_code == "RETURNING"
     bench.end()
     np.testing.assert_allclose(bench.commands[-1].position[:5], limits.rest_rad[:5], atol=0.01)
+
+
+def test_deactivated_in_motion_it_brakes_and_comes_back_disarmed(bench: Bench):
+    def change(transition: int) -> None:
+        request = Transition(id=transition)
+        assert bench.call(ChangeState, "safety/change_state", transition=request).success
+
+    bench.start(mode="full")
+    bench.arm()
+    bench.wait(lambda: bench.commands, "commands")
+    bench.follow(
+        [1.5, -0.5, 0.6, 0.7, 0.0, 0.2],
+        lambda: bench.commands[-1].velocity[0] > 0.5,
+        "the arm in motion",
+    )
+    change(Transition.TRANSITION_DEACTIVATE)
+    bench.wait(lambda: not any(bench.commands[-1].velocity), "rest")
+    positions = np.array([message.position for message in bench.commands])
+    assert np.abs(np.diff(positions[-2:], axis=0)).max() < 1e-4
+    refused = bench.call(Trigger, "safety/arm")
+    assert (refused.success, refused.message) == (False, "the safety node is not active")
+
+    bench.commands.clear()
+    bench.statuses.clear()
+    change(Transition.TRANSITION_ACTIVATE)
+    bench.wait(lambda: bench.statuses, "its status")
+    assert bench.statuses[-1].state == SafetyStatus.STATE_DISARMED
+    bench.spin(0.3)
+    assert bench.commands == []
+    bench.arm()
+    bench.wait(lambda: bench.commands, "commands")
+    np.testing.assert_allclose(bench.commands[0].position, positions[-1], atol=1e-9)
 
 
 @pytest.mark.parametrize("rate_hz", [50.0, 250.0])
