@@ -90,7 +90,7 @@ def test_a_leaking_driver_is_found(monkeypatch):
     monkeypatch.setattr(soak, "WARM_UP_S", 0.0)
     monkeypatch.setattr(soak, "SAMPLE_EVERY_S", 0.2)
     try:
-        report = soak.Soak(2.5, seed=2, say=print).run()
+        report = soak.Soak(1.5, seed=2, say=print).run()
     finally:
         for descriptor in opened:
             os.close(descriptor)
