@@ -233,6 +233,28 @@ def test_supply_sags_under_load_and_current_follows_duty() -> None:
     assert current * reg.CURRENT_A == pytest.approx(0.03 + abs(load) * 1e-3 * 2.7, abs=0.02)
 
 
+def test_a_stretched_arm_is_lifted_more_slowly_than_an_empty_servo_turns() -> None:
+    """The figures of docs/virtual-arm.md."""
+
+    def fastest_radps(part: ServoPart) -> float:
+        stretched = (0.0, 1.2, -1.2, 0.0, 0.0, 0.2)
+        arm = ArmSimulation(start_rad=stretched, part=part)
+        arm.enable_torque()
+        arm.set_goals_rad(stretched)
+        arm.run(1.0)
+        arm.set_goals_rad((0.0, -0.9, -1.2, 0.0, 0.0, 0.2))
+        fastest = 0.0
+        for _ in range(400):
+            arm.step()
+            # While it is still stretched out: the first 45 degrees.
+            if arm.world.joint_positions_rad()[1] > 0.45:
+                fastest = max(fastest, -arm.world.joint_velocities_radps()[1])
+        return fastest
+
+    assert fastest_radps(FOLLOWER_12V) == pytest.approx(3.0, abs=0.1)
+    assert fastest_radps(FOLLOWER_7V4) == pytest.approx(0.9, abs=0.1)
+
+
 def test_an_arm_of_seven_volt_servos_is_slower_and_softer_and_says_its_supply() -> None:
     def held(part: ServoPart) -> tuple[float, float, float]:
         arm = ArmSimulation(start_rad=(-1.0, 0.0, 0.0, 0.0, 0.0, 0.0), part=part)

@@ -5,10 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-import pytest
-
-pytest.importorskip("mujoco")
-
 from so101_driver.sim.realtime import RealTimeRunner
 
 
