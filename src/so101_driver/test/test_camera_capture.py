@@ -212,9 +212,12 @@ def test_what_comes_back_with_another_size_stays_out_until_it_has_the_old_one(st
 def test_files_are_paced(started) -> None:
     source = FakeSource(live=False, rate_hz=50.0)
     _, listener = started(source)
-    until(lambda: len(listener.pictures) >= 11)
-    stamps = [picture.stamp_ns for picture in listener.pictures[:11]]
-    assert 0.15 < (stamps[-1] - stamps[0]) * 1e-9 < 1.0
+    until(lambda: len(listener.pictures) >= 21)
+    stamps_s = np.array([picture.stamp_ns for picture in listener.pictures]) * 1e-9
+    # Ten periods; a busy machine may make either end late.
+    spans_s = stamps_s[10:] - stamps_s[:-10]
+    assert spans_s.max() > 0.199
+    assert spans_s.min() < 0.4
 
 
 def test_one_thread_only_touches_the_device(started) -> None:

@@ -90,7 +90,7 @@ def stamp_s(message: Any) -> float:
 def test_publishes_what_the_simulated_cameras_publish(camera: Camera, video: Path) -> None:
     received = {kind: camera.listen(t, f"camera/face_view/{kind}") for kind, t in TOPICS.items()}
     camera.start(video, frame_prefix="left_")
-    camera.wait(lambda: all(len(messages) >= 5 for messages in received.values()), "pictures")
+    camera.wait(lambda: all(len(messages) >= 12 for messages in received.values()), "pictures")
 
     raw = received["image_raw"][-1]
     assert (raw.width, raw.height, raw.encoding, raw.step) == (64, 48, "rgb8", 192)
@@ -109,8 +109,10 @@ def test_publishes_what_the_simulated_cameras_publish(camera: Camera, video: Pat
     stamps = [stamp_s(message) for message in received["image_raw/compressed"]]
     assert stamps == sorted(set(stamps))
     assert 0.0 <= time.time() - stamps[-1] < 5.0
-    steps = np.diff(stamps)
-    assert np.median(steps) == pytest.approx(0.05, abs=0.02)
+    # Four periods of 20 Hz; a busy machine may make either end late.
+    spans_s = np.array(stamps[4:]) - stamps[:-4]
+    assert spans_s.max() > 0.199
+    assert spans_s.min() < 0.35
 
 
 def test_the_policy_takes_its_pictures(camera: Camera, video: Path) -> None:

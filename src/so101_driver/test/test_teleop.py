@@ -251,6 +251,16 @@ def test_a_short_hold_goes_on_and_a_long_one_ends():
     assert "its reason" in desk.core.sentence
 
 
+def test_a_loop_that_stood_still_does_not_lead_on():
+    """Meanwhile the follower may have been stopped, reset and armed again, which nobody saw."""
+    desk = Desk().follow()
+    desk.safety, sent = SafetyState.HOLD, len(desk.targets)
+    desk.ns += 1_100_000_000
+    desk.step()
+    assert desk.answers[-1].code is EndCode.NOT_FOLLOWED
+    assert len(desk.targets) == sent
+
+
 def test_a_leader_that_fails_ends_the_engagement_and_comes_back_disengaged():
     desk = Desk().follow()
     sent = len(desk.targets)
