@@ -45,6 +45,25 @@ def test_twenty_cycles_under_sag_do_not_creep(new_scene: Any):
     np.testing.assert_array_equal(scene.last.positions_rad, GOAL)
 
 
+def test_arming_just_after_a_motion_waits_for_goals_that_are_known_since(new_scene: Any):
+    """A status on its way since before the arm came to rest tells where the goals were then."""
+    scene = new_scene().arm().track()
+    scene.driver_talks = False
+    assert scene.ask(EventKind.ESTOP).success
+    while scene.last.output is Output.COMMANDS:
+        scene.step()
+    rests = scene.last.positions_rad
+    assert np.abs(rests - scene.driver.goal_rad).max() == 0.0
+    assert np.abs(rests - scene._heard.goal_rad).max() > 0.01
+    assert scene.ask(EventKind.RESET).success
+    scene.step(OperatorEvent(EventKind.ARM, 8), ticks=20)
+    assert (scene.last.state, scene.results[-1].number) == (State.DISARMED, 7)
+    scene.driver_talks = True
+    scene.step()
+    assert scene.results[-1] == EventResult(8, True, "armed and holding")
+    np.testing.assert_array_equal(scene.last.positions_rad, rests)
+
+
 def test_arming_asks_for_torque_once_and_waits(new_scene: Any):
     scene = new_scene()
     scene.driver = replace(scene.driver, torque_on=(False,) * 6)

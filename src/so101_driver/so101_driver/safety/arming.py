@@ -26,6 +26,10 @@ from so101_driver.safety.types import (
 TORQUE_TIMEOUT_S = 6.0
 """Arming fails when the driver has not switched the torque on after this."""
 
+GOAL_SETTLES_S = 0.05
+"""So long after the last command the driver has written it: a status from before tells where its
+goals were on the way there."""
+
 AUTO_ARM_INTERVAL_S = 0.5
 """How often automatic arming looks; chunks must have come within this time."""
 
@@ -62,6 +66,7 @@ class Arming:
         self._automatic = settings.auto_arm
         self._look_ns: int | None = None
         self._chunk_came_ns: int | None = None
+        self._commanded_ns: int | None = None
         self.armed_ns: int | None = None
         self.part: ServoPart | None = None
         self.asks_for_torque = False
@@ -75,6 +80,10 @@ class Arming:
     def with_driver(self) -> bool:
         """Whether arming and moving take the driver; SHADOW needs none."""
         return self._settings.needs_driver and self._machine.mode is not Mode.SHADOW
+
+    def commanded(self, steady_ns: int) -> None:
+        """Note that the arm got a command."""
+        self._commanded_ns = steady_ns
 
     def chunks_came(self, steady_ns: int) -> None:
         """Note that somebody sends chunks."""
@@ -160,7 +169,7 @@ class Arming:
         return came_ns is not None and (steady_ns - came_ns) * 1e-9 <= within_s
 
     def _start(self, steady_ns: int, arm: ArmState) -> tuple[Array | None, Problem | None]:
-        """Where to begin, or why not; neither while the driver's torque is awaited."""
+        """Where to begin, or why not; neither while the driver's torque or status is awaited."""
         problem = self._not_ready(steady_ns, arm)
         reading = self._watch.fresh_reading(steady_ns)
         if problem is not None or reading is None:
@@ -168,6 +177,8 @@ class Arming:
         start = np.array(reading.positions_rad)
         driver = arm.driver if self._settings.needs_driver else None
         if driver is not None and _torque_on(driver):
+            if self.with_driver and self._goals_move(driver):
+                return None, None
             goal = np.array(driver.goal_rad)
             # The goal register, not the measurement: a loaded joint hangs below its goal, and
             # arming from the measurement would let the arm sink a little each time.
@@ -193,6 +204,13 @@ class Arming:
         except UserError as error:
             return None, Problem(ReasonCode.SUPPLY_VOLTAGE, str(error))
         return start, None
+
+    def _goals_move(self, driver: DriverReading) -> bool:
+        """Whether the driver told its goals before the last command had become one."""
+        return (
+            self._commanded_ns is not None
+            and (driver.received_ns - self._commanded_ns) * 1e-9 < GOAL_SETTLES_S
+        )
 
     def _arm(self, request: OperatorEvent, start: Array, steady_ns: int) -> None:
         self._gate.restart()

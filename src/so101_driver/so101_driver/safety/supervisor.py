@@ -104,6 +104,8 @@ class Supervisor:
         # After the chunks: the first command of an armed segment is where the arm stands.
         self._arming.advance(steady_ns, joint_state)
         output = self._output()
+        if output is Output.COMMANDS:
+            self._arming.commanded(steady_ns)
         self._move(steady_ns)
         known = self._arming.armed_ns is not None
         return Command(
