@@ -50,6 +50,23 @@ def test_a_chunk_is_fresh_until_the_timeout():
     assert not gate.fresh(STEADY_NS + 401 * MS)
 
 
+def test_a_single_point_is_a_goal_for_a_bounded_time_only():
+    """However far apart they come: no horizon says when a goal is no longer wanted."""
+    gate, point = (
+        ChunkGate(("a", "b"), Settings()),
+        {"points_rad": [[0.1, 0.1]], "offsets_ns": (0,)},
+    )
+    offer(gate, **point)
+    later_ns = 10 * 10**9
+    chunk = replace(CHUNK, sequence=2, stamp_ns=ROS_NS + later_ns, **point)
+    now_ns = STEADY_NS + later_ns
+    assert isinstance(
+        gate.offer(chunk, now_ns, ROS_NS + later_ns, any_session=False), AcceptedChunk
+    )
+    assert gate.fresh(now_ns + 4_990 * MS)
+    assert not gate.fresh(now_ns + 5_010 * MS)
+
+
 def test_reached_positions_are_executed_early_by_the_servos_delay():
     settings = Settings(state_lookahead_s=0.1)
     goal = offer(ChunkGate(("a", "b"), settings))

@@ -119,6 +119,21 @@ def test_a_restarted_policy_is_followed_without_arming_again(new_scene: Any):
     assert scene.status.counts[Limit.STALE_CHUNK] == 1, "only the silence was counted"
 
 
+def test_of_two_policies_of_one_name_the_newer_one_is_followed_alone(new_scene: Any):
+    """One that was left running sends newer observations too, but its session was given up."""
+    scene = new_scene().arm().track()
+    scene.step(chunks=(scene.chunk(session=2),), ticks=4)
+    for _ in range(10):
+        scene.step(chunks=(scene.chunk(session=1),), ticks=4)
+        scene.step(chunks=(scene.chunk(session=2),), ticks=4)
+    assert scene.last.state is State.TRACKING
+    assert scene.status.counts[Limit.STALE_CHUNK] == 10
+    # It may begin anew once the arm holds.
+    scene.step(ticks=80)
+    assert scene.last.state is State.HOLD
+    scene.track(session=1)
+
+
 def test_missed_ticks_are_made_up_for_within_the_limits(new_scene: Any):
     on_time, late = new_scene().arm(), new_scene().arm()
     target = np.array(GOAL) + 0.25

@@ -19,7 +19,10 @@ LARGEST_POSITION_RAD = 4.0 * math.pi
 LARGEST_IMAGE_AGE_S = 1.0
 SINGLE_POINT_TIMEOUT_S = 0.5
 """A single point has no horizon; this is its first timeout, until intervals are measured."""
+LONGEST_SINGLE_POINT_TIMEOUT_S = 5.0
+"""However rarely they come: no horizon tells when a goal is no longer wanted."""
 _HISTORY = 100
+_MOST_SESSIONS = 16
 
 SKEW_CHUNKS = 50
 """Chunks whose best one tells the difference between the clocks."""
@@ -79,6 +82,7 @@ class ChunkGate:
         self._intervals_s: deque[float] = deque(maxlen=_HISTORY)
         self._latencies_s: deque[float] = deque(maxlen=_HISTORY)
         self._newest: Chunk | None = None
+        self._given_up: deque[tuple[str, int]] = deque(maxlen=_MOST_SESSIONS)
         self._stamp_ns = 0
         self._arrival_ns = 0
         self._timeout_s = 0.0
@@ -92,6 +96,7 @@ class ChunkGate:
         """Begin anew, for an arm that was just armed; the clocks are what they were."""
         self.source = self._selected
         self._newest = None
+        self._given_up.clear()
         self._intervals_s.clear()
         self._latencies_s.clear()
         self.clock_skew_s = math.nan
@@ -177,8 +182,15 @@ class ChunkGate:
         last = self._newest
         if last is None:
             return ""
-        if (chunk.source, chunk.session) != (last.source, last.session):
-            if any_session or chunk.stamp_ns > last.stamp_ns:
+        if _session(chunk) != _session(last):
+            if any_session:
+                return ""
+            if _session(chunk) in self._given_up:
+                return (
+                    f"a session of '{chunk.source}' that was given up for a newer one still sends: "
+                    "are two of them running?"
+                )
+            if chunk.stamp_ns > last.stamp_ns:
                 return ""
             return "a new session's chunk is older than the one that is followed"
         if chunk.sequence <= last.sequence:
@@ -197,8 +209,12 @@ class ChunkGate:
         points: int,
     ) -> None:
         last = self._newest
-        if last is None or last.session != chunk.session:
+        if last is None or _session(last) != _session(chunk):
             self._intervals_s.clear()
+            if _session(chunk) in self._given_up:
+                self._given_up.remove(_session(chunk))
+            if last is not None:
+                self._given_up.append(_session(last))
         elif steady_ns > self._arrival_ns:
             # Chunks of one tick are one arrival.
             self._intervals_s.append((steady_ns - self._arrival_ns) * 1e-9)
@@ -216,7 +232,12 @@ class ChunkGate:
             )
         elif points == 1:
             measured_s = SINGLE_POINT_TIMEOUT_S
-        self._timeout_s = min(horizon_s, measured_s) if points > 1 else measured_s
+        longest_s = horizon_s if points > 1 else LONGEST_SINGLE_POINT_TIMEOUT_S
+        self._timeout_s = min(longest_s, measured_s)
+
+
+def _session(chunk: Chunk) -> tuple[str, int]:
+    return chunk.source, chunk.session
 
 
 def _quantile(values: deque[float], share: float) -> float:
