@@ -126,6 +126,18 @@ def test_a_start_below_the_floor_only_rises():
     assert height[-1] > 0.1
 
 
+@pytest.mark.parametrize("unknown", ["clearances", "tip_positions"])
+def test_what_the_geometry_does_not_know_is_not_legal(monkeypatch, unknown):
+    geometry = Unseen()
+    limiter = limiter_at(START, geometry)
+    known = getattr(Unseen, unknown)
+    monkeypatch.setattr(
+        geometry, unknown, lambda rows: known(geometry, rows) * np.nan, raising=False
+    )
+    rows, _ = follow(limiter, ramp(0, 0.5, 50))
+    np.testing.assert_array_equal(rows, np.tile(START, (len(rows), 1)))
+
+
 @pytest.mark.parametrize("geometry", [Floor(), Unseen(), Blind()])
 def test_the_tip_keeps_its_speed_limit(geometry):
     slow = Limits.from_file(data_path("so101_limits.yaml"), "cautious")

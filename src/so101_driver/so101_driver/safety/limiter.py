@@ -290,13 +290,14 @@ class Limiter:
             return Limit(0)
         rows = np.vstack((self.position_rad, candidate.position_rad, candidate.brake.positions_rad))
         clearances = self._geometry.clearances(rows)
-        worse = clearances[1:] < np.minimum(clearances[:-1], 0.0) - _TOLERANCE
+        # Written so that NaN is a violation too.
+        worse = ~(clearances[1:] >= np.minimum(clearances[:-1], 0.0) - _TOLERANCE)
         violated = Limit(0)
         for index in np.flatnonzero(worse.any(axis=0)):
             violated |= self._geometry.limits[index]
         tips = self._geometry.tip_positions(rows)
         steps = np.sqrt(np.square(np.diff(tips, axis=0)).sum(axis=1))
-        if steps.max() > self._tip_speed * self._period_s + _TOLERANCE:
+        if not steps.max() <= self._tip_speed * self._period_s + _TOLERANCE:
             violated |= Limit.VELOCITY
         return violated
 
