@@ -301,6 +301,17 @@ def test_a_step_of_the_chunks_is_free_of_joins():
             np.testing.assert_allclose(blender.step, 0.5 * T, atol=1e-4)
 
 
+def test_a_chunk_that_has_waited_steps_by_its_speed():
+    """Not by its whole way of the time in which it waited for its turn."""
+    blender = blender_of(blend=Blend.HALF, half_share=0.8, join_s=0.02)
+    line = 0.5 * 0.04 * np.arange(26)
+    blender.add(chunk_of(line, 0), 0)
+    blender.add(chunk_of(line, 0), 0)
+    for _ in range(100):
+        blender.advance()
+        assert np.abs(blender.step).max() <= 0.5 * T + 1e-4
+
+
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
 def test_any_sequence_of_chunks_gives_a_finite_reference_near_the_points(data):

@@ -204,7 +204,7 @@ class Blender:
             del self._stack[0]
         for voice in self._waiting:
             # What waits stays aligned with time, so that its turn recovers what was lost.
-            voice.time_s += period_s
+            voice.advance(period_s)
         self.before, self.now = self.now, self.next
         if self._stack:
             self.next, self.step = self._blended()
