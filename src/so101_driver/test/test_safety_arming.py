@@ -269,6 +269,23 @@ def test_arming_twice_is_answered_twice(new_scene: Any):
     assert scene.ask(EventKind.ARM) == EventResult(7, True, "already armed")
 
 
+def test_arming_an_arm_that_is_about_to_be_disarmed_is_no_success(new_scene: Any):
+    scene = new_scene().arm()
+    assert scene.ask(EventKind.PARK).success
+    scene.step(ticks=60)
+    refused = scene.ask(EventKind.ARM)
+    assert not refused.success
+    assert "will be disarmed" in refused.message
+    assert scene.ask(EventKind.DISARM).success
+    assert scene.last.state is State.STOPPING
+    assert not scene.ask(EventKind.ARM).success
+    scene.step(ticks=60)
+    scene.arm().track()
+    scene.ask(EventKind.SELECT_SOURCE)
+    assert scene.last.state is State.STOPPING
+    assert scene.ask(EventKind.ARM).message == "already armed"
+
+
 def test_automatic_arming_does_not_pester_a_driver_that_refuses(new_scene: Any):
     scene = new_scene(auto_arm=True)
     scene.driver = replace(scene.driver, torque_on=(False,) * 6)

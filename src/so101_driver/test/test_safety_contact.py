@@ -317,8 +317,8 @@ def test_an_update_is_cheap(arm):
     command, measured = arm.command_rad, arm.measured_rad
     took = []
     for _ in range(500):
-        begin = time.perf_counter_ns()
+        begin = time.thread_time_ns()
         arm.watch.update(command, measured, command)
-        took.append(time.perf_counter_ns() - begin)
-    # 10 µs on an idle machine; the shared one may be ten times slower.
+        took.append(time.thread_time_ns() - begin)
+    # 10 µs; what other processes take of the machine does not count.
     assert np.median(took) < 100_000

@@ -100,7 +100,9 @@ class Arming:
     def ask(self, event: OperatorEvent, steady_ns: int, arm: ArmState) -> None:
         """Begin to arm; the answer comes when it is done."""
         machine = self._machine
-        if machine.state in ARMED:
+        if machine.will_disarm:
+            machine.answer(event, False, "the arm will be disarmed at rest: ask again then")
+        elif machine.state in ARMED:
             machine.answer(event, True, "already armed")
         elif machine.state in LATCHED:
             machine.answer(event, False, machine.reason)

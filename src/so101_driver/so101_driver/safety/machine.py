@@ -146,6 +146,13 @@ class Machine:
             return mode_stays and self.move is None and not self._disarm_after
         return self.state in (State.HOLD, State.TRACKING)
 
+    @property
+    def will_disarm(self) -> bool:
+        """Whether the present braking or move ends disarmed."""
+        if self.state is State.PARKING:
+            return self.move is not None and self.move.disarms
+        return self.state is State.STOPPING and self._disarm_after
+
     # Verbs.
 
     def enter(self, state: State, code: ReasonCode, detail: str) -> None:
