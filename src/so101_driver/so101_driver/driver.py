@@ -251,11 +251,12 @@ class DriverCore:
     def observe(self, readings: Mapping[int, Reading], now_ns: int) -> JointSample | None:
         """Take one cycle's read of present position and velocity; None if nobody answered."""
         believed = self._filter.plausible(readings)
-        if len(believed) < len(readings):
-            self.counters["implausible_reading"] += len(readings) - len(believed)
+        disbelieved = readings.keys() - believed.keys()
+        if disbelieved:
+            self.counters["implausible_reading"] += len(disbelieved)
             readings = believed
         self._supply.answered(readings)
-        silent = self._silence.update(readings, now_ns)
+        silent = self._silence.update(readings, now_ns, disbelieved)
         if silent is not None:
             self.set_fault(silent)
         if not readings:

@@ -87,12 +87,13 @@ BUS_SILENT = Reason(
 )
 
 
-def servo_silent(servo_ids: Sequence[int]) -> Reason:
-    """Some servos stopped answering while others did not."""
+def servo_silent(servo_ids: Sequence[int], implausible: bool = False) -> Reason:
+    """Some servos stopped answering, or answer what cannot be true, while others do."""
+    trouble = "stopped answering: check the cable and whether the servo is hot"
+    if implausible:
+        trouble = "moved faster than a servo can: check its cable and what pushes the arm"
     return Reason(
-        ReasonCode.SERVO_SILENT,
-        f"{_names(servo_ids)} stopped answering: check the cable and whether the servo is hot, "
-        "then call driver/set_torque",
+        ReasonCode.SERVO_SILENT, f"{_names(servo_ids)} {trouble}, then call driver/set_torque"
     )
 
 

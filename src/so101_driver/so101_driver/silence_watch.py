@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,8 +41,13 @@ class SilenceWatch:
         self._silent_ns = 0
         self._updated_ns = now_ns
 
-    def update(self, readings: Mapping[int, Reading], now_ns: int) -> Reason | None:
-        """Take one cycle's replies; returns who has fallen silent, or None."""
+    def update(
+        self, readings: Mapping[int, Reading], now_ns: int, disbelieved: Collection[int] = ()
+    ) -> Reason | None:
+        """Take one cycle's replies; returns who has fallen silent, or None.
+
+        Servos in ``disbelieved`` answered what cannot be true: no answer, but another sentence.
+        """
         for index, servo_id in enumerate(SERVO_IDS):
             reading = readings.get(servo_id)
             if reading is None:
@@ -62,7 +67,7 @@ class SilenceWatch:
         else:
             self._silent_ns += min(now_ns - since_ns, LONGEST_READ_NS)
         if bad:
-            return reasons.servo_silent(bad)
+            return reasons.servo_silent(bad, implausible=set(bad) <= set(disbelieved))
         return reasons.BUS_SILENT if self._silent_ns > self._bus_silence_ns else None
 
     def ages_s(self, now_ns: int) -> NDArray[np.float64]:

@@ -39,6 +39,17 @@ def test_a_silent_servo_is_nan_then_a_fault_on_the_fourth_cycle(bench):
     assert bench.snapshot().reading_age_s[0] == 0.0
 
 
+def test_a_servo_that_answers_what_cannot_be_is_named_for_that(bench):
+    """An arm that buckles under a push turns faster than its servos can: no fault of a cable."""
+    for _ in range(4):
+        bench.wait(0.01)
+        wild = bench.readings([3], velocity=9000)
+        bench.core.observe({**bench.readings(), **wild}, bench.now_ns)
+    assert bench.core.fault.code is ReasonCode.SERVO_SILENT
+    assert "servo 3 (elbow_flex) moved faster than a servo can" in bench.core.fault.sentence
+    assert bench.core.counters["implausible_reading"] == 4
+
+
 def test_three_missing_cycles_are_tolerated(bench):
     others = [i for i in SERVO_IDS if i != 3]
     for _ in range(5):
