@@ -200,6 +200,27 @@ def test_a_tokenizer_with_more_tokens_than_embeddings(changed_checkpoint: Path) 
     refused(changed_checkpoint, "tokenizer.json", "embeddings")
 
 
+def test_a_tokenizer_with_other_numbers(changed_checkpoint: Path) -> None:
+    edit_json(changed_checkpoint / "config.json", image_token_id=3)
+    refused(changed_checkpoint, "tokenizer.json", "<|image_pad|>", "another model's")
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patch_size": 16}, ("patch_size", "(16, 2, 2)", "(14, 2, 2)")),
+        ({"do_normalize": False}, ("do_normalize", "not implemented")),
+        ({"resample": 2}, ("resample", "not implemented")),
+        ({"rescale_factor": 1.0}, ("rescale_factor", "1/255")),
+    ],
+)
+def test_images_prepared_in_another_way(
+    changed_checkpoint: Path, changes: dict[str, object], words: tuple[str, ...]
+) -> None:
+    edit_json(changed_checkpoint / "preprocessor_config.json", **changes)
+    refused(changed_checkpoint, "preprocessor_config.json", *words)
+
+
 def test_missing_image_settings(changed_checkpoint: Path) -> None:
     path = changed_checkpoint / "preprocessor_config.json"
     edit_json(path, patch_size=None)

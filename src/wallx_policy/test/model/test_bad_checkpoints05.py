@@ -190,6 +190,7 @@ class TestNormalizers:
         policy = load_policy(wall05, cameras=VIEWS, state_bins=512)
         assert "min and delta of x2_normal" in policy.description
 
+    @pytest.mark.filterwarnings("ignore:Detected pickle protocol")
     def test_code_in_them_is_not_run(self, wall05: Path, tmp_path: Path) -> None:
         trap = tmp_path / "ran"
 

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from wallx_policy.model import load_policy
-from wallx_policy.model.config import ActionAttention, InactiveColumns, Layout, StateEncoding
+from wallx_policy.model.config import (
+    ActionAttention,
+    InactiveColumns,
+    Layout,
+    StateEncoding,
+    read_config,
+)
 from wallx_policy.model.images import Resize
 from wallx_policy.model.network_config import _FLAGS
 from wallx_policy.model.normalization import NormalizationMode
@@ -26,6 +34,54 @@ def test_every_argument_and_value_is_documented() -> None:
     assert [word for word in words if f"`{word}" not in text and f"{word}=" not in text] == []
     assert "`use_adarms`" in text
     assert "use_adarms" in _FLAGS
+
+
+def defaults(folder: Path, base: Path | None = None) -> tuple:
+    config = read_config(folder, base)
+    encoding = config.state_encoding and config.state_encoding.value
+    return (
+        config.layout.value,
+        config.action_attention.value,
+        (config.grid.steps, config.grid.end),
+        config.resize,
+        (encoding, config.state_bins),
+        (config.inactive.value, config.all_columns_active),
+        config.long_side,
+        config.horizon,
+    )
+
+
+def test_the_defaults_are_those_of_the_table(
+    references: Path, wall05: Path, lerobot05: Path, tmp_path: Path
+) -> None:
+    original = references / "tiny_wallx"  # which names 5 points in time
+    as_token = ("token", None)
+    assert defaults(original) == (
+        *("original", "causal", (4, 1.0), "pil", as_token, ("model", False), 256, 32),
+    )
+    lerobot = references / "lerobot_wall_x"
+    assert defaults(lerobot, original) == (
+        *("lerobot", "island", (10, 1.0), "pil", as_token, ("model", False), 256, 32),
+    )
+    assert defaults(wall05) == (
+        *("wall05", "causal", (10, 0.999), "pil", ("text", None), ("zero", False), 448, 32),
+    )
+    assert defaults(lerobot05) == (
+        *("lerobot05", "causal", (10, 0.999), "mixed", ("text", 512), ("model", True), 448, 32),
+    )
+    newer = Path(shutil.copytree(lerobot, tmp_path / "newer"))
+    path = newer / "config.json"
+    path.chmod(0o644)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "vision_attn_implementation": "auto", "chunk_size": 16}))
+    assert defaults(newer, original)[3] == "torchvision"
+    assert defaults(newer, original)[-1] == 16
+
+
+def test_the_attention_that_the_configuration_names_wins(wall05: Path) -> None:
+    path = wall05 / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "causal_action_attention_mask": 0}))
+    assert defaults(wall05)[1] == "island"
 
 
 @pytest.mark.parametrize(

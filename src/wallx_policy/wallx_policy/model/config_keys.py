@@ -22,10 +22,17 @@ NETWORK_READ = _names(
     "action_hidden_size state_hidden_size use_state_string_representation state_bins resolution "
     "action_horizon_flow action_horizon"
 )
-# Training, storage, and ids that are looked up in the tokenizer instead.
+TOKEN_IDS: Mapping[str, str] = {
+    "image_token_id": "<|image_pad|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_token_id": "<|vision_pad|>",
+    "vision_start_token_id": "<|vision_start|>",
+    "vision_end_token_id": "<|vision_end|>",
+}
+"""Tokens by the key of their id, which the tokenizer has to confirm."""
+# Training and storage.
 NETWORK_HARMLESS = _names(
-    "architectures attention_dropout bos_token_id eos_token_id pad_token_id vision_start_token_id "
-    "vision_end_token_id vision_token_id image_token_id video_token_id initializer_range "
+    "architectures attention_dropout bos_token_id eos_token_id pad_token_id initializer_range "
     "intermediate_size max_position_embeddings max_window_layers sliding_window torch_dtype dtype "
     "transformers_version use_cache vocab_size layer_types ar_loss_weight flow_loss_weight "
     "use_x_loss attn_deterministic ar_dof_config weights auto_map chunk_size_feed_forward "

@@ -111,6 +111,7 @@ class ModelConfig:
         agent_pos: State columns by group, in order; empty where only the tensors tell.
         state_token: Whether the weights embed the state as a token; None where only the tensors
             tell.
+        token_ids: Ids of special tokens that the configuration names.
     """
 
     hidden_size: int
@@ -127,6 +128,7 @@ class ModelConfig:
     dof: Mapping[str, int]
     agent_pos: Mapping[str, int]
     state_token: bool | None
+    token_ids: Mapping[str, int]
 
 
 def columns_in_use(groups: Mapping[str, int]) -> int | None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +21,13 @@ from wallx_policy.lerobot_files import read_json
 _FIRST_MIN_PIXELS = 4 * 28 * 28
 _FIRST_MAX_PIXELS = 16384 * 28 * 28
 _MAX_ASPECT = 200
+# What the file may say, with the one value that is implemented; 3 is bicubic.
+_FLAGS: Mapping[str, Any] = {
+    "do_resize": True,
+    "do_rescale": True,
+    "do_normalize": True,
+    "resample": 3,
+}
 
 
 class Resize(Enum):
@@ -58,6 +66,17 @@ class ImageSettings:
         """Sides of an image are multiples of this."""
         return self.patch_size * self.merge_size
 
+    def check_against(self, folder: Path, vision: Mapping[str, Any]) -> None:
+        """Refuse patches that are not the vision tower's."""
+        own = (self.patch_size, self.temporal_patch_size, self.merge_size)
+        names = ("patch_size", "temporal_patch_size", "spatial_merge_size")
+        towers = tuple(vision.get(name) for name in names)
+        if own != towers:
+            raise UserError(
+                f"{folder / 'preprocessor_config.json'} has patches of {own}, vision_config of "
+                f"{towers} ({', '.join(names)}): it is another model's"
+            )
+
 
 @dataclass(frozen=True, slots=True)
 class Patches:
@@ -76,6 +95,11 @@ def read_image_settings(folder: Path) -> ImageSettings:
     """Read ``preprocessor_config.json``; UserError names what is missing."""
     path = folder / "preprocessor_config.json"
     content = read_json(path)
+    for flag, value in _FLAGS.items():
+        if content.get(flag, value) != value:
+            raise UserError(f"{path}: {flag} = {content[flag]!r} is not implemented, only {value}")
+    if not math.isclose(content.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
+        raise UserError(f"{path}: rescale_factor must be 1/255, not {content['rescale_factor']}")
     size = content.get("size", {})
     try:
         return ImageSettings(

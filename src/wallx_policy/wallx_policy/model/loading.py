@@ -111,6 +111,7 @@ def load_policy(
     prediction = _prediction(folder, config, contract, prediction_mode)
 
     image_settings = read_image_settings(config.base)
+    image_settings.check_against(config.base, config.model.vision)
     weights = read_weights(
         folder,
         config.layout,
@@ -121,7 +122,9 @@ def load_policy(
         state_columns=config.state_columns,
     )
     new = config.layout in (Layout.WALL05, Layout.LEROBOT05)
-    tokenizer = PromptTokenizer(config.base, len(weights.embedding), add_tokens=new)
+    tokenizer = PromptTokenizer(
+        config.base, len(weights.embedding), add_tokens=new, ids=config.model.token_ids
+    )
     mode = optional_choice(NormalizationMode, "normalization", normalization)
     if processors is not None:
         norm: Normalization | None = from_processors(processors, mode)

@@ -12,6 +12,7 @@ from wallx_policy.model.config_keys import (
     NETWORK_HARMLESS,
     NETWORK_READ,
     SCHEDULER_KNOWN,
+    TOKEN_IDS,
     VISION_KNOWN,
     unknown_keys,
 )
@@ -73,7 +74,7 @@ def read_network(path: Path, config: Mapping[str, Any]) -> ModelConfig:
     shift = scheduler.get("time_shift", 1)
     if shift != 1:
         raise UserError(f"{path}: noise_scheduler.time_shift = {shift} is not implemented")
-    known = NETWORK_READ | NETWORK_HARMLESS | set(_FLAGS) | set(_TRANSFORMER_FLAGS)
+    known = {*NETWORK_READ, *NETWORK_HARMLESS, *TOKEN_IDS, *_FLAGS, *_TRANSFORMER_FLAGS}
     unknown = unknown_keys(config, known)
     unknown += [f"noise_scheduler.{key}" for key in unknown_keys(scheduler, SCHEDULER_KNOWN)]
     vision = config.get("vision_config") or {}
@@ -114,6 +115,11 @@ def _shape(path: Path, config: Mapping[str, Any], kind: Mixture) -> ModelConfig:
         dof=_groups(config, "dof_config"),
         agent_pos=_groups(config, "agent_pos_config"),
         state_token=state_token,
+        token_ids={
+            token: int(config[key])
+            for key, token in TOKEN_IDS.items()
+            if config.get(key) is not None
+        },
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +110,14 @@ class SpecialIds:
 class PromptTokenizer:
     """The checkpoint's own tokenizer; never truncates and never pads."""
 
-    def __init__(self, folder: Path, embedding_rows: int, *, add_tokens: bool = False) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        embedding_rows: int,
+        *,
+        add_tokens: bool = False,
+        ids: Mapping[str, int] | None = None,
+    ) -> None:
         """Read ``tokenizer.json``.
 
         Args:
@@ -118,10 +125,11 @@ class PromptTokenizer:
             embedding_rows: Of the checkpoint.
             add_tokens: Whether the files leave out the tokens of state and action, which then
                 follow the last one, as in wall-oss-0.5.
+            ids: Ids of tokens as the network's configuration has them.
 
         Raises:
-            UserError: when it is missing, lacks a token, or has more tokens than the checkpoint
-                has embeddings.
+            UserError: when it is missing, lacks a token, has another id for one, or has more tokens
+                than the checkpoint has embeddings.
         """
         path = folder / "tokenizer.json"
         if not path.is_file():
@@ -139,6 +147,12 @@ class PromptTokenizer:
         missing = [token for token in _NEEDED if self._tokenizer.token_to_id(token) is None]
         if missing:
             raise UserError(f"{path} lacks the tokens {', '.join(missing)}: it is another model's")
+        for token, number in (ids or {}).items():
+            own = self._tokenizer.token_to_id(token)
+            if own is not None and own != number:
+                raise UserError(
+                    f"{path} calls {token} {own}, config.json {number}: it is another model's"
+                )
         size = self._tokenizer.get_vocab_size(with_added_tokens=True)
         if size > embedding_rows:
             raise UserError(
