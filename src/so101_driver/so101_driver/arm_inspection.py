@@ -72,10 +72,12 @@ class ArmReport:
     Attributes:
         servos: Those of ids 1 to 6 that answer, by id.
         damaged_replies: Replies that were no whole packets.
+        repeated: Questions that had to be asked again.
     """
 
     servos: tuple[ServoReport, ...] = ()
     damaged_replies: int = 0
+    repeated: int = 0
 
     @property
     def silent(self) -> tuple[int, ...]:
@@ -115,7 +117,7 @@ def inspect(bus: ServoBus) -> ArmReport:
             # It answered a moment ago: whoever asks sees it as silent, which it is now.
             continue
     damaged = bus.counters["bad_checksum"] + bus.counters["garbage_bytes"]
-    return ArmReport(tuple(servos), damaged)
+    return ArmReport(tuple(servos), damaged, bus.counters["retry"])
 
 
 def inspect_servo(bus: ServoBus, servo_id: int) -> ServoReport:

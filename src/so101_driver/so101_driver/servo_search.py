@@ -106,11 +106,14 @@ class SearchLine:
 
 
 def answering(port: str, ids: Iterable[int], baud_rate: int = BAUD_RATES[0]) -> tuple[int, ...]:
-    """Return which of some ids answer at one baud rate."""
+    """Return which of some ids answer at one baud rate, be it late or only when asked again."""
+    ids = tuple(ids)
+    heard: set[int] = set()
     with SearchLine(port, baud_rate) as line:
-        return tuple(
-            servo_id for servo_id in ids if servo_id in line.ping(servo_id, _PATIENT_S).ids
-        )
+        for servo_id in (*ids, *ids):
+            if servo_id not in heard:
+                heard |= set(line.ping(servo_id, _PATIENT_S).ids)
+    return tuple(servo_id for servo_id in ids if servo_id in heard)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,3 +90,12 @@ def test_inspection_goes_on_without_a_silent_servo(calibrated_servos) -> None:
         report = inspect(bus)
     assert report.silent == (4,)
     assert not report.complete
+
+
+def test_inspection_counts_what_was_garbled_or_asked_again(calibrated_servos) -> None:
+    with ServoBus(calibrated_servos.port) as bus:
+        assert inspect(bus).damaged_replies == 0
+        bus.counters.update(bad_checksum=2, garbage_bytes=1, retry=4)
+        report = inspect(bus)
+    assert report.damaged_replies == 3
+    assert report.repeated >= 4

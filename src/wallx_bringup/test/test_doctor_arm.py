@@ -74,6 +74,23 @@ def test_servos_that_do_not_answer_as_they_should_fail(report, elsewhere, said: 
     assert found.fix
 
 
+@pytest.mark.parametrize(
+    ("damaged", "repeated", "level"),
+    [(0, 2, Level.PASS), (0, 3, Level.WARN), (1, 1, Level.WARN)],
+)
+def test_a_loose_plug_is_suspected_when_replies_are_lost(damaged, repeated, level) -> None:
+    found = check(ArmReport(servos(), damaged, repeated), "servos")
+    assert found.level is level
+    assert level is Level.PASS or "loose" in found.fix
+
+
+def test_servos_that_answer_late_are_not_called_silent() -> None:
+    arm = Arm(ArmKind.FOLLOWER, "/dev/ttyACM0", ArmReport(servos()[:4]), late=(5, 6))
+    (found, *_) = check_arm(arm, FILES, None)
+    assert found.level is Level.FAIL
+    assert "too slow to answer" in found.text
+
+
 def test_different_firmware_fails_and_is_listed() -> None:
     found = check(but(5, servos(), firmware="3.9"), "firmware")
     assert found.level is Level.FAIL

@@ -16,12 +16,16 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from so101_driver.calibration_files import ArmKind
 from so101_driver.joints import SERVO_IDS
 from so101_driver.motor_setup import ORDER
 from so101_driver.serial_ports import SerialPort
 from so101_driver.servo_search import BAUD_RATES, search
 from so101_driver.sim import FactoryServos, FaultKind, IdealArm, VirtualBus
 from wallx_bringup.cli import main
+from wallx_bringup.doctor.arm_checks import check_arm
+from wallx_bringup.doctor.program import read_arm
+from wallx_bringup.doctor.report import Level
 from wallx_bringup.find_port import find_unplugged, show_ports, with_named
 from wallx_bringup.prompts import wait_for_enter
 
@@ -217,6 +221,19 @@ def test_find_port_says_what_answers(arm: VirtualBus) -> None:
         text = run("find-port", str(arm.link))[1]
     assert "only 1, 3, 4, 5, 6" in text
     assert f"`wallx doctor --port {arm.link}`" in text
+
+
+def test_a_servo_of_another_model_is_named(arm: VirtualBus) -> None:
+    with arm.fault(FaultKind.WRONG_MODEL, servo=2, model=1029):
+        text = run("find-port", str(arm.link))[1]
+    assert "no SO-101: servo 2 (shoulder_lift) is model 1029" in text
+
+
+def test_a_slow_bridge_is_no_arm_at_other_baud_rates(arm: VirtualBus) -> None:
+    with arm.fault(FaultKind.DELAY, delay_s=0.03):
+        (check, *_) = check_arm(read_arm(ArmKind.FOLLOWER, str(arm.link)), (), None)
+    assert check.level is Level.FAIL
+    assert "too slow to answer" in check.text
 
 
 def test_find_port_finds_the_unplugged_cable(arm: VirtualBus) -> None:

@@ -14,6 +14,7 @@ from so101_driver.bus import BusError, ServoBus
 from so101_driver.calibration_files import ArmKind, find_calibrations
 from so101_driver.errors import UserError
 from so101_driver.port_users import port_users
+from so101_driver.registers import MODEL_NUMBER
 from so101_driver.serial_ports import SerialPort, find_port, list_ports
 
 from wallx_bringup.doctor.port_checks import OUR_NODES
@@ -137,9 +138,12 @@ def describe(path: str, arm: ArmReport, files: Sequence[CalibrationFile]) -> str
             "nobody answers as an SO-101 at 1,000,000 baud (another device, no supply, or motors "
             "that `wallx setup-motors` has not set up)"
         )
-    if not arm.complete:
+    more = shlex.join(("wallx", "doctor", "--port", path))
+    if strange := [servo for servo in arm.servos if servo.model != MODEL_NUMBER]:
+        models = ", ".join(f"{servo.name} is model {servo.model}" for servo in strange)
+        return f"no SO-101: {models}; `{more}` says more"
+    if arm.silent:
         ids = ", ".join(str(servo.servo_id) for servo in arm.servos)
-        more = shlex.join(("wallx", "doctor", "--port", path))
         return f"an incomplete SO-101: of ids 1 to 6 only {ids}; `{more}` says more"
     supply_v = sum(servo.voltage_v for servo in arm.servos) / len(arm.servos)
     identity = judge(arm, files)

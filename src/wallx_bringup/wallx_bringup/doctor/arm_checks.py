@@ -26,6 +26,8 @@ _HOT_BELOW_LIMIT_C = 10.0
 _SPREAD_V = 0.6
 """Servos of one chain that see more than this apart have a bad cable between them."""
 _WEAK_12_V = 9.0
+_MANY_REPEATED = 3
+"""Of the 18 questions that an arm is asked; a busy machine may miss one."""
 
 _ERRORS = {
     ServoError.VOLTAGE: "its supply is outside its range",
@@ -45,12 +47,14 @@ class Arm:
         port: Where it answers.
         report: What its servos say.
         elsewhere: Servos that answer at other ids or baud rates.
+        late: Ids that the report calls silent, but that do answer when more time is given.
     """
 
     kind: ArmKind
     port: str
     report: ArmReport
     elsewhere: tuple[Found, ...] = ()
+    late: tuple[int, ...] = ()
 
     def check(self, what: str) -> str:
         """Return a name for a check of this arm."""
@@ -84,6 +88,13 @@ def _check_servos(arm: Arm) -> Check:
         return failed(
             name, f"{held}, not an STS3215 ({MODEL_NUMBER}).", "put an STS3215 in its place."
         )
+    if not report.silent and (report.damaged_replies or report.repeated >= _MANY_REPEATED):
+        return warned(
+            name,
+            f"all six answer, but {report.damaged_replies} replies came garbled and "
+            f"{report.repeated} questions had to be asked again.",
+            "a plug is loose or a cable is damaged: push them in, move each, and look again.",
+        )
     if not report.silent:
         return passed(name, f"all six answer at 1,000,000 baud as model {MODEL_NUMBER}.")
     if arm.elsewhere:
@@ -92,6 +103,13 @@ def _check_servos(arm: Arm) -> Check:
             name,
             f"{_names(report.silent)} missing; found instead: {where}.",
             f"give each motor its id and baud rate: wallx setup-motors --port {arm.port}",
+        )
+    if set(arm.late) >= set(report.silent):
+        return failed(
+            name,
+            f"{_names(report.silent)} too slow to answer in time, or answer only at times.",
+            "use a USB bus adapter (a bridge through a microcontroller is too slow), check the "
+            "cables, and see that no two servos have the same id.",
         )
     if report.damaged_replies:
         return failed(

@@ -15,7 +15,7 @@ from so101_driver.camera_devices import list_cameras
 from so101_driver.camera_preview import preview
 from so101_driver.errors import UserError
 from so101_driver.joints import SERVO_IDS
-from so101_driver.servo_search import BAUD_RATES, Found, search
+from so101_driver.servo_search import BAUD_RATES, Found, answering, search
 
 from wallx_bringup.doctor.arm_checks import Arm, check_arm
 from wallx_bringup.doctor.camera_checks import check_cameras
@@ -138,17 +138,16 @@ def read_arm(kind: ArmKind, port: str) -> Arm:
     """
     with ServoBus(port) as bus:
         report: ArmReport = inspect(bus)
-    elsewhere: tuple[Found, ...] = ()
-    if report.silent:
-        # One by one: a call to everybody makes a whole arm's replies collide.
-        found = search(port, _OTHER_IDS, broadcast=False)
-        there = {servo.servo_id for servo in report.servos}
-        elsewhere = tuple(
-            place
-            for place in found.servos
-            if not (place.baud_rate == BAUD_RATES[0] and place.servo_id in {*there, *SERVO_IDS})
-        )
-    return Arm(kind, port, report, elsewhere)
+    if not report.silent:
+        return Arm(kind, port, report)
+    late = answering(port, report.silent)
+    if late == report.silent:
+        return Arm(kind, port, report, late=late)
+    # One by one: a call to everybody makes a whole arm's replies collide.
+    found = search(port, _OTHER_IDS, broadcast=False).servos
+    right = [Found(servo_id, BAUD_RATES[0]) for servo_id in SERVO_IDS]
+    elsewhere = tuple(place for place in found if place not in right)
+    return Arm(kind, port, report, elsewhere, late)
 
 
 def _find_graph(pid: int | None) -> tuple[RunningGraph | None, str]:
