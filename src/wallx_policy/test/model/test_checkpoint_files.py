@@ -87,6 +87,22 @@ def test_both_experts_share_what_the_file_has_once(random_checkpoint: Path) -> N
         assert first.gate_up is not second.gate_up
 
 
+def test_state_and_action_may_differ_in_columns(changed_checkpoint: Path, observe: Observe) -> None:
+    path = changed_checkpoint / "config.json"
+    groups = {"arm": 5, "gripper": 1, "current": 2}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "agent_pos_config": groups}))
+    with pytest.raises(UserError, match=r"propri_proj.weight is \[64, 12\], not \[64, 16\]"):
+        load_policy(changed_checkpoint)
+    tensors = load_file(changed_checkpoint / "model.safetensors")
+    tensors["action_preprocessor.propri_proj.weight"] = torch.randn(64, 16)
+    save_file(tensors, changed_checkpoint / "model.safetensors")
+    policy = load_policy(changed_checkpoint)
+    inputs = policy.inputs(observe())
+    assert inputs.state.shape == (1, 8)
+    assert inputs.state_mask[0].tolist() == [1.0] * 6 + [0.0] * 2
+    assert policy.predict(observe(), policy.noise(0)).actions.shape == (25, 6)
+
+
 class TestFast:
     """wall-oss-fast: the layout of flow, more tokens, and no word on it in the configuration."""
 

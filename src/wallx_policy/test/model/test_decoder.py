@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from so101_driver.errors import UserError
 from wallx_policy.model import Policy, load_policy
 from wallx_policy.model.decoder import Cache
 from wallx_policy.model.flow import FlowInputs, FlowModel
@@ -72,6 +74,41 @@ def test_asking_for_fewer_final_rows_changes_none(model: FlowModel, inputs: Flow
 def test_the_next_position_follows_the_largest(model: FlowModel, inputs: FlowInputs) -> None:
     prompt = model.network.embed(inputs, model.network.see(inputs.pixel_values, inputs.grid_thw))
     assert prompt.next_position.tolist() == [int(prompt.positions.max()) + 1]
+
+
+def test_what_does_not_fit_the_tokens_is_refused(model: FlowModel, inputs: FlowInputs) -> None:
+    network = model.network
+    images = network.see(inputs.pixel_values, inputs.grid_thw)
+    for given in (None, images[:-1], torch.cat((images, images[:1]))):
+        with pytest.raises(UserError, match="image tokens"):
+            network.embed(inputs, given)
+    with pytest.raises(UserError, match="no state to embed"):
+        network.embed(replace(inputs, state=None), images)
+    ids = inputs.input_ids.roll(1, dims=1)
+    with pytest.raises(UserError, match="25 action tokens"):
+        model.prepare(replace(inputs, input_ids=ids), torch.zeros(1, 25, 6))
+
+
+def test_padding_does_not_count_as_a_position(model: FlowModel, inputs: FlowInputs) -> None:
+    def padded(tensor: torch.Tensor, value: int) -> torch.Tensor:
+        return torch.nn.functional.pad(tensor, (700, 0), value=value)
+
+    images = model.network.see(inputs.pixel_values, inputs.grid_thw)
+    short = model.network.embed(inputs, images)
+    long = model.network.embed(
+        replace(
+            inputs,
+            input_ids=padded(inputs.input_ids, 0),
+            attention_mask=padded(inputs.attention_mask, 0),
+        ),
+        images,
+    )
+    assert long.padded
+    assert not short.padded
+    assert torch.equal(long.next_position, short.next_position)
+    only = replace(inputs, attention_mask=torch.zeros_like(inputs.attention_mask))
+    only.attention_mask[:, :1] = 1
+    assert model.network.embed(only, images).next_position.tolist() == [1]
 
 
 def test_the_velocity_has_the_gradient_of_its_differences(

@@ -155,7 +155,7 @@ def load_policy(
         dtype=dtype,
     )
     columns = weights.state_columns or config.state_columns or weights.columns
-    width = first(config.state_dim, contract and len(contract.state), columns)
+    width = first(contract and len(contract.state), config.state_dim, columns)
     _check_statistics(
         folder,
         norm,
