@@ -127,7 +127,7 @@ class Guards:
             return
         moving = machine.state in (State.TRACKING, State.PARKING)
         if moving and not self.deadman_pressed(steady_ns):
-            machine.stop(ReasonCode.DEADMAN, "the deadman switch is not pressed")
+            machine.stop(ReasonCode.DEADMAN, ReasonCode.DEADMAN.value)
         reading = self._watch.fresh_reading(steady_ns)
         if reading is None:
             machine.act(Limit.STALE_STATE)

@@ -25,8 +25,6 @@ MOVE_TIMEOUT_S = 8.0
 
 SMALLEST_SCALE, LARGEST_SCALE = 0.1, 0.2
 
-NO_DEADMAN = "the deadman switch is not pressed"
-
 
 class Requests:
     """Answers every request and does what it asks."""
@@ -136,7 +134,7 @@ class Requests:
         machine, limits = self._machine, self._limits.for_part(self._arming.part)
         parks = code is ReasonCode.PARKING
         if not self._guards.deadman_pressed(steady_ns):
-            machine.answer(event, False, NO_DEADMAN)
+            machine.answer(event, False, ReasonCode.DEADMAN.value)
             return False
         path = plan(
             self._motion.resting_rad,

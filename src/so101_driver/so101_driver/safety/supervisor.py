@@ -14,7 +14,7 @@ from so101_driver.safety.limits import Limits
 from so101_driver.safety.machine import ARMED, LATCHED, Machine
 from so101_driver.safety.motion import Motion
 from so101_driver.safety.reasons import ReasonCode
-from so101_driver.safety.requests import MOVE_TIMEOUT_S, NO_DEADMAN, Requests
+from so101_driver.safety.requests import MOVE_TIMEOUT_S, Requests
 from so101_driver.safety.settings import Settings
 from so101_driver.safety.shaping import Guarded
 from so101_driver.safety.types import (
@@ -216,7 +216,7 @@ class Supervisor:
             if machine.state is State.TRACKING:
                 machine.stop(ReasonCode.JOINT_BLOCKED, blocked)
         elif not self._guards.deadman_pressed(steady_ns):
-            self._refuse(ReasonCode.DEADMAN, NO_DEADMAN)
+            self._refuse(ReasonCode.DEADMAN, ReasonCode.DEADMAN.value)
         else:
             self._refused = ""
             self._motion.follow(accepted, steady_ns)
