@@ -29,10 +29,13 @@ class CommandGate:
         self._last_stamp_ns: int | None = None
         self._fresh_command_ns: int | None = None
 
+    def start(self) -> None:
+        """Begin with an arm whose goal has just been read: no command needs to be near it yet."""
+        self._needs_resync = self.desync = False
+
     def demand_resync(self) -> None:
-        """Follow commands only once they have begun at the goal: it has just been read."""
+        """Let commands begin at the goal before they are followed again."""
         self._needs_resync = True
-        self.desync = False
 
     def silent(self, now_ns: int) -> bool:
         """Return whether no fresh command has come for ``command_timeout_s``."""

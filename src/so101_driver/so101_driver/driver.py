@@ -113,7 +113,7 @@ class DriverCore:
         self._silence.start(now_ns)
         self._filter.start()
         self._supply.start(states)
-        self._gate.demand_resync()
+        self._gate.start()
         enabled = self._torque.enabled
         if any(enabled):
             self._goals.take([state.goal_ticks for state in states])

@@ -366,7 +366,6 @@ def test_a_grasp_of_ten_minutes_keeps_the_cube_and_spares_the_gripper():
     pose = RAISED_RAD.copy()
     pose[GRIPPER] = 0.14
     driven = Driven(pose, stride=10)
-    driven.hold(pose, 0.1)  # commands begin at the goal
     place_cube_in_gripper(driven.arm)
     closed = pose.copy()
     closed[GRIPPER] = -0.15

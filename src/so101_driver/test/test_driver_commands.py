@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from bus_proof.driver_bench import DriverBench
 from so101_driver.driver_reasons import ReasonCode
-from so101_driver.driver_types import DriverState, Refusal, StartAction
+from so101_driver.driver_types import DriverState, Refusal
 from so101_driver.estop_latch import SafetyPhase
 from so101_driver.joints import JOINT_NAMES
 
@@ -133,15 +133,6 @@ def test_a_far_command_holds_until_commands_start_from_the_goal(bench):
     assert not bench.moved
     assert bench.stream(bench.goal_rad, 3) == {None}
     assert bench.snapshot().state is DriverState.ACTIVE
-
-
-def test_after_a_start_commands_must_begin_at_the_goal(bench):
-    """They may be those of before, for an arm that stands elsewhere now."""
-    assert bench.stream(bench.goal_rad + 0.1, 5) == {Refusal.DESYNC}
-    assert not bench.moved
-    assert bench.stream(bench.goal_rad, 2) == {None}
-    assert bench.start() is StartAction.ADOPT
-    assert bench.stream(bench.goal_rad + 0.1, 5) == {Refusal.DESYNC}
 
 
 def test_an_unknown_goal_counts_as_far_away(bench):
