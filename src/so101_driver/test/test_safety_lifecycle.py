@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -16,8 +17,11 @@ from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.executors import MultiThreadedExecutor
 from rclpy.lifecycle import TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from so101_driver.joints import data_path
-from so101_driver.nodes.node_base import FAILED_STATUS
+from rclpy.time import Time
+from sensor_msgs.msg import JointState
+from so101_driver.joints import JOINT_NAMES, data_path
+from so101_driver.nodes.node_base import FAILED_STATUS, best_effort
+from so101_driver.nodes.polled import PolledSubscription
 from so101_driver.nodes.safety_node import SafetyNode
 from so101_driver.nodes.safety_services import Requests
 from so101_driver.safety import EventKind, EventResult, OperatorEvent
@@ -169,3 +173,29 @@ def test_what_was_answered_with_a_failure_does_not_happen_later_unless_it_stops(
     requests.open()
     assert requests.ask(kind).message == "the safety loop does not answer"
     assert bool(requests.take()) is kept
+
+
+@pytest.mark.parametrize("away_s", [-60.0, 60.0], ids=["old", "ahead"])
+def test_a_recording_beside_the_arm_does_not_hide_what_is_measured(node: SafetyNode, away_s: float):
+    assert node.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    publisher = node.create_publisher(JointState, "joint_states", 10)
+    inputs = node._inputs
+    witness = PolledSubscription(node, JointState, "joint_states", best_effort(10))
+    wait(lambda: publisher.get_subscription_count() == 2)
+
+    def send(position_rad: float, stamp_ns: int) -> None:
+        message = JointState(name=list(JOINT_NAMES), position=[position_rad] * len(JOINT_NAMES))
+        message.header.stamp = Time(nanoseconds=stamp_ns).to_msg()
+        publisher.publish(message)
+
+    now_ns = node.ros_now_ns()
+    send(0.1, now_ns)
+    wait(lambda: inputs.arm_state().joints is not None)
+    send(0.2, now_ns + 1)
+    send(9.0, now_ns + 1 + round(away_s * 1e9))
+    send(math.nan, now_ns + 1 + round(2 * away_s * 1e9))
+    seen: list[Any] = []
+    wait(lambda: seen.append(witness.take()) or len(list(filter(None, seen))) == 4)
+    time.sleep(0.05)  # now all three wait to be taken at once
+    assert inputs.arm_state().joints.positions_rad[0] == 0.2
+    assert node.trigger_cleanup() == TransitionCallbackReturn.SUCCESS

@@ -62,15 +62,20 @@ class SafetyInputs:
         return f"a publisher of {topics} has QoS settings that the safety node cannot hear"
 
     def arm_state(self) -> ArmState:
-        """The newest joint states and driver status."""
+        """The joint states nearest to now, and the newest driver status."""
         now_ns = time.monotonic_ns()
         joints, driver = self._arm.joints, self._arm.driver
+        came = []
         while (taken := self._joints.take()) is not None:
             reading = convert.joint_reading(taken[0], self.joint_names, now_ns)
             if reading is None:
                 self._node.count("joint_states of other joints")
             else:
-                joints = reading
+                came.append(reading)
+        if came:
+            # Not the last: a recording played beside the arm must not hide what is measured now.
+            ros_ns = self._node.ros_now_ns()
+            joints = min(came, key=lambda reading: abs(ros_ns - reading.stamp_ns))
         if self.needs_driver:
             status = self._driver.newest()
             if status is not None:
