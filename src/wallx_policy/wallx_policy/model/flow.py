@@ -132,7 +132,7 @@ class FlowModel:
             UserError: when the prompt does not end with one action token per row of noise.
         """
         context = self.prepare(inputs, noise, reuse_prefix=reuse_prefix, trace=trace)
-        clock = _Stopwatch(self.device)
+        clock = Stopwatch(self.device)
         x = noise.to(self.device, torch.float32)
         for step in range(self.grid.steps):
             v = self.velocity(context, x, step)
@@ -152,7 +152,7 @@ class FlowModel:
         """Run images and prefix; the arguments are those of `sample`."""
         horizon = noise.shape[1]
         count = self._prefix_length(inputs, horizon)
-        clock = _Stopwatch(self.device)
+        clock = Stopwatch(self.device)
         images = None
         if inputs.pixel_values is not None and inputs.grid_thw is not None:
             images = self.network.see(inputs.pixel_values, inputs.grid_thw)
@@ -249,10 +249,15 @@ def time_embedding(t: Tensor, width: int) -> Tensor:
     return torch.cat((angles.sin(), angles.cos()))
 
 
-class _Stopwatch:
-    """Seconds between laps; waits for the device, whose work is queued."""
+class Stopwatch:
+    """Seconds between laps; waits for the device, whose work is queued.
+
+    Attributes:
+        timings_s: By name of the lap.
+    """
 
     def __init__(self, device: torch.device) -> None:
+        """Begin the first lap."""
         self._cuda = device.type == "cuda"
         self._last = self._now()
         self.timings_s: dict[str, float] = {}
@@ -263,6 +268,7 @@ class _Stopwatch:
         return perf_counter()
 
     def lap(self, name: str) -> None:
+        """End a lap, and begin the next."""
         now = self._now()
         self.timings_s[name] = now - self._last
         self._last = now

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from so101_driver.errors import UserError
 
+from wallx_policy.contract_types import PredictionMode
 from wallx_policy.lerobot_files import IMAGE_PREFIX
+from wallx_policy.model.chunking import ActionPrefix, Continuation
 from wallx_policy.model.config_types import Layout
 from wallx_policy.model.flow import FlowInputs, FlowModel
 from wallx_policy.model.images import ImagePreprocessor
@@ -105,30 +107,40 @@ class Policy:
         generator = torch.Generator().manual_seed(seed)
         return torch.randn(self.noise_shape, generator=generator).numpy()
 
-    def predict(self, observation: Observation, noise: ArrayLike | None = None) -> ActionPrediction:
+    def predict(
+        self,
+        observation: Observation,
+        noise: ArrayLike | None = None,
+        prefix: ActionPrefix | None = None,
+    ) -> ActionPrediction:
         """Predict a chunk of actions.
 
         Args:
             observation: Images of every view, state and instruction.
             noise: [horizon, all columns]; drawn from torch's global generator if not given.
+            prefix: What the chunk shall begin with, because the arm will have done it by then. The
+                committed rows of a frozen prefix are given back as they came.
 
         Raises:
-            UserError: when the observation does not fit the checkpoint.
+            UserError: when the observation or the prefix does not fit the checkpoint.
         """
         start = perf_counter()
+        continuation = None if prefix is None else self._continuation(prefix)
         inputs = self.inputs(observation)
         given = torch.randn(self.noise_shape) if noise is None else noise
         drawn = torch.as_tensor(given, dtype=torch.float32)
         if tuple(drawn.shape) != self.noise_shape:
             raise UserError(f"noise must be {list(self.noise_shape)}, not {list(drawn.shape)}")
         preprocess_s = perf_counter() - start
-        result = self._model.sample(inputs, drawn[None])
+        sample = self._model.sample if continuation is None else continuation.sample
+        result = sample(inputs, drawn[None])
         actions = result.actions[0, :, : self.settings.action_dim].cpu().numpy()
         if self._normalization is not None:
             actions = self._normalization.actions(actions)
-        return ActionPrediction(
-            actions.astype(np.float64), {"preprocess": preprocess_s, **result.timings_s}
-        )
+        actions = actions.astype(np.float64)
+        if continuation is not None:
+            actions = continuation.begun(actions)
+        return ActionPrediction(actions, {"preprocess": preprocess_s, **result.timings_s})
 
     def inputs(self, observation: Observation) -> FlowInputs:
         """Return what the network sees of an observation."""
@@ -168,6 +180,18 @@ class Policy:
             state=state.values,
             state_mask=state.known,
             dof_mask=dof,
+        )
+
+    def _continuation(self, prefix: ActionPrefix) -> Continuation:
+        mode = self.settings.prediction
+        if mode is not PredictionMode.FLOW:
+            raise UserError(f"{mode.value} prediction cannot continue a prefix, only flow can")
+        return Continuation(
+            prefix,
+            self._model,
+            self._normalization,
+            self.settings.horizon,
+            self.settings.action_dim,
         )
 
     def _by_view(self, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
