@@ -8,9 +8,10 @@ from typing import Any
 
 from so101_driver.errors import UserError
 
+from wallx_policy import train_config
 from wallx_policy.contract_types import PredictionMode
+from wallx_policy.dof_groups import columns_in_use
 from wallx_policy.lerobot_files import IMAGE_PREFIX, read_json
-from wallx_policy.model import train_config
 from wallx_policy.model.config_keys import LEROBOT05_KNOWN, LEROBOT_KNOWN, unknown_keys
 from wallx_policy.model.config_types import (
     ActionAttention,
@@ -21,7 +22,6 @@ from wallx_policy.model.config_types import (
     ModelConfig,
     StateEncoding,
     StepGrid,
-    columns_in_use,
 )
 from wallx_policy.model.network_config import read_network
 

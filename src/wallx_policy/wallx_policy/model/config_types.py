@@ -13,9 +13,6 @@ from torch import Tensor
 
 from wallx_policy.contract_types import PredictionMode
 
-PADDING_GROUP = "action_padding"
-"""Name of the group that fills a robot's columns up to those of the base model."""
-
 
 class Layout(Enum):
     """Who wrote the checkpoint."""
@@ -129,13 +126,6 @@ class ModelConfig:
     agent_pos: Mapping[str, int]
     state_token: bool | None
     token_ids: Mapping[str, int]
-
-
-def columns_in_use(groups: Mapping[str, int]) -> int | None:
-    """Return how many leading columns are not padding; None if there are no groups."""
-    if not groups:
-        return None
-    return sum(width for name, width in groups.items() if name != PADDING_GROUP)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,7 @@
-"""``config.yml`` of wall-x: what training decided and ``config.json`` does not hold."""
+"""``config.yml`` of wall-x: what training decided and ``config.json`` does not hold.
+
+A file that still has the name of wall-x's example, ``config_qact.yml``, is read as well.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ import yaml
 from so101_driver.errors import UserError
 
 FILE_NAME = "config.yml"
+_NAMES = (FILE_NAME, "config_qact.yml")
 _SECTIONS = ("task", None, "data", "model")
 """Where a key may stand, the first wins; None is the top."""
 _INTO_NETWORK = (
@@ -30,7 +34,7 @@ def merged(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         UserError: for a file that cannot be read, or an option that is not implemented.
     """
-    path = folder / FILE_NAME
+    path = path_of(folder)
     training = _read(path)
     if float(_value(training, "use_embodied_system_prompt_ratio") or 0.0) > 0.0:
         raise UserError(f"{path}: use_embodied_system_prompt_ratio > 0 is not implemented")
@@ -40,8 +44,25 @@ def merged(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
 
 def cameras(folder: Path) -> dict[str, str]:
     """Return the view by name of the data set's image, in prompt order; empty if not said."""
-    mappings = _value(_read(folder / FILE_NAME), "key_mappings") or {}
+    mappings = value(folder, "key_mappings") or {}
     return {str(name): str(view) for name, view in (mappings.get("camera") or {}).items()}
+
+
+def value(folder: Path, key: str) -> Any:
+    """Return what the file says to a key, wherever it stands; None if nothing."""
+    return _value(_read(path_of(folder)), key)
+
+
+def path_of(folder: Path) -> Path:
+    """Return the file, which need not exist.
+
+    Raises:
+        UserError: when it lies there under both of its names.
+    """
+    there = [folder / name for name in _NAMES if (folder / name).is_file()]
+    if len(there) > 1:
+        raise UserError(f"{there[0]} and {there[1].name} both lie there: remove the one not used")
+    return there[0] if there else folder / FILE_NAME
 
 
 def _read(path: Path) -> dict[str, Any]:

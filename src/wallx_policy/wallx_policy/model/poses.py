@@ -1,0 +1,234 @@
+"""End-effector columns of a prediction as absolute poses.
+
+The base models predict poses of two grippers. wall-oss-0.5 gives them relative to the state that
+the prediction was made from, the same state for every step of the chunk; the earlier models
+absolute, with Euler angles.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from so101_driver.errors import UserError
+
+from wallx_policy.dof_groups import PADDING_GROUP, is_end_effector
+
+Array = NDArray[np.float64]
+
+_RELATIVE = "_relative"
+_SIX = "_rotation_6D"
+_EULER = "_rotation"
+_POSITION = "_cartesian_pos"
+_SMALLEST = 1e-6
+"""Below this length a row of a rotation has no direction."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pose:
+    """Where one end-effector shall be at each step of a chunk.
+
+    Attributes:
+        position_m: [horizon, 3] in metres.
+        rotation: [horizon, 3, 3]; columns are the axes of the end-effector.
+    """
+
+    position_m: Array
+    rotation: Array
+
+
+@dataclass(frozen=True, slots=True)
+class AbsolutePoses:
+    """A chunk of actions by what its columns mean.
+
+    Attributes:
+        end_effectors: By name, e.g. ``follow_left_ee``.
+        others: [horizon, width] by name of the group, as predicted: grippers, height, head, base.
+    """
+
+    end_effectors: Mapping[str, Pose]
+    others: Mapping[str, Array]
+
+
+def rotation_from_six(values: ArrayLike) -> Array:
+    """Return [..., 3, 3] of the first two rows of rotations, [..., 6].
+
+    The rows may be off by what a network is off: the first keeps its direction, the second is made
+    perpendicular to it (Gram–Schmidt), the third is their cross product.
+
+    Raises:
+        ValueError: where a row is too short, or the two point the same way.
+    """
+    rows = np.asarray(values, dtype=np.float64)
+    first = _unit(rows[..., :3])
+    second = rows[..., 3:6]
+    second = _unit(second - (first * second).sum(axis=-1, keepdims=True) * first)
+    return np.stack([first, second, np.cross(first, second)], axis=-2)
+
+
+def six_from_rotation(rotation: ArrayLike) -> Array:
+    """Return the first two rows, [..., 6], of rotations [..., 3, 3]."""
+    matrix = np.asarray(rotation, dtype=np.float64)
+    return matrix[..., :2, :].reshape(*matrix.shape[:-2], 6)
+
+
+def rotation_from_euler(angles_rad: ArrayLike) -> Array:
+    """Return ``Rz · Ry · Rx`` [..., 3, 3] of angles about x, y and z, [..., 3] in radians."""
+    angles = np.asarray(angles_rad, dtype=np.float64)
+    (sx, sy, sz), (cx, cy, cz) = (
+        (f(angles[..., 0]), f(angles[..., 1]), f(angles[..., 2])) for f in (np.sin, np.cos)
+    )
+    rows = (
+        (cz * cy, cz * sy * sx - sz * cx, cz * sy * cx + sz * sx),
+        (sz * cy, sz * sy * sx + cz * cx, sz * sy * cx - cz * sx),
+        (-sy, cy * sx, cy * cx),
+    )
+    return np.stack([np.stack(row, axis=-1) for row in rows], axis=-2)
+
+
+@dataclass(frozen=True, slots=True)
+class PoseGroups:
+    """Which columns of action and state are what.
+
+    Attributes:
+        action: Columns by name of the group, in order, without padding.
+        state: Likewise.
+    """
+
+    action: Mapping[str, slice]
+    state: Mapping[str, slice]
+
+    @classmethod
+    def of(
+        cls, dof: Mapping[str, int], agent_pos: Mapping[str, int], action_dim: int
+    ) -> PoseGroups | None:
+        """Return the groups of a checkpoint; None if it predicts no end-effector poses.
+
+        Args:
+            dof: ``dof_config``: widths of the action's groups by name, in order.
+            agent_pos: ``agent_pos_config``, likewise of the state.
+            action_dim: Leading action columns that are given out; groups beyond are left out.
+
+        Raises:
+            UserError: when a group cannot be understood, or the state lacks what one is relative
+                to; naming the group.
+        """
+        action = _slices(dof)
+        cut = {_end(n) for n, s in action.items() if is_end_effector(n) and s.stop > action_dim}
+        given = {
+            name: columns
+            for name, columns in action.items()
+            if columns.stop <= action_dim and not (is_end_effector(name) and _end(name) in cut)
+        }
+        groups = cls(given, _slices(agent_pos))
+        for name, columns in given.items():
+            groups._check(name, columns.stop - columns.start)
+        for end in groups._ends():
+            kinds = [_POSITION in name for name in groups._parts(end)]
+            if kinds != [True, False]:
+                raise UserError(f"dof_config must give {end} one position and one rotation")
+        return groups if groups._ends() else None
+
+    def absolute(self, actions: ArrayLike, state: ArrayLike) -> AbsolutePoses:
+        """Return a chunk as absolute poses.
+
+        Args:
+            actions: [horizon, columns] in data set units.
+            state: [columns] in data set units, that the prediction was made from.
+
+        Raises:
+            UserError: when six numbers are no rotation, or the state is unknown where it is needed.
+        """
+        chunk = np.asarray(actions, dtype=np.float64)
+        now = np.asarray(state, dtype=np.float64)
+        ends = {}
+        for end in self._ends():
+            position, rotation = self._parts(end)
+            ends[end] = Pose(
+                self._positions(position, chunk, now), self._rotations(rotation, chunk, now)
+            )
+        others = {
+            name: chunk[:, columns]
+            for name, columns in self.action.items()
+            if not is_end_effector(name)
+        }
+        return AbsolutePoses(ends, others)
+
+    def _positions(self, name: str, chunk: Array, now: Array) -> Array:
+        values = chunk[:, self.action[name]]
+        return values + self._known(name, now) if name.endswith(_RELATIVE) else values
+
+    def _rotations(self, name: str, chunk: Array, now: Array) -> Array:
+        try:
+            rotation = _rotation(chunk[:, self.action[name]])
+            if not name.endswith(_RELATIVE):
+                return rotation
+            return rotation @ _rotation(self._known(name, now))
+        except ValueError as error:
+            raise UserError(f"{name}: {error}") from error
+
+    def _known(self, name: str, now: Array) -> Array:
+        values = now[self.state[self._counterpart(name)]]
+        if not np.isfinite(values).all():
+            raise UserError(f"the state of {self._counterpart(name)} is unknown, {name} adds to it")
+        return values
+
+    def _counterpart(self, name: str) -> str:
+        """Return the state's group that a relative group adds to."""
+        bare = name.removesuffix(_RELATIVE)
+        for candidate in (bare, name, bare.removesuffix("_6D")):
+            if candidate in self.state:
+                return candidate
+        raise UserError(f"agent_pos_config has no {bare}, which {name} is relative to")
+
+    def _check(self, name: str, width: int) -> None:
+        if not is_end_effector(name):
+            return
+        kind = name.removesuffix(_RELATIVE)
+        wanted = 6 if kind.endswith(_SIX) else 3
+        if not kind.endswith((_SIX, _EULER, _POSITION)) or width != wanted:
+            raise UserError(f"dof_config has {width} columns of {name}, which is not implemented")
+        if name.endswith(_RELATIVE):
+            other = self._counterpart(name)
+            columns = self.state[other]
+            if columns.stop - columns.start != (6 if other.count("_6D") else 3):
+                raise UserError(f"agent_pos_config has an unexpected number of columns of {other}")
+
+    def _ends(self) -> list[str]:
+        """Return the names of the end-effectors, in order."""
+        return list(dict.fromkeys(_end(name) for name in self.action if is_end_effector(name)))
+
+    def _parts(self, end: str) -> tuple[str, ...]:
+        """Return the names of an end-effector's position and rotation."""
+        own = [name for name in self.action if is_end_effector(name) and _end(name) == end]
+        return tuple(sorted(own, key=lambda name: _POSITION not in name))
+
+
+def _slices(groups: Mapping[str, int]) -> dict[str, slice]:
+    found, start = {}, 0
+    for name, width in groups.items():
+        if name != PADDING_GROUP:
+            found[name] = slice(start, start + width)
+        start += width
+    return found
+
+
+def _end(name: str) -> str:
+    kind = name.removesuffix(_RELATIVE)
+    for ending in (_SIX, _EULER, _POSITION):
+        kind = kind.removesuffix(ending)
+    return kind
+
+
+def _rotation(values: Array) -> Array:
+    return rotation_from_six(values) if values.shape[-1] == 6 else rotation_from_euler(values)
+
+
+def _unit(vectors: Array) -> Array:
+    length = np.linalg.norm(vectors, axis=-1, keepdims=True)
+    # Written so that NaN is refused too.
+    if not (length > _SMALLEST).all():
+        raise ValueError("six numbers are no two rows of a rotation")
+    return vectors / length
