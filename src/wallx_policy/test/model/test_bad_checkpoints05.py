@@ -79,6 +79,14 @@ def test_an_integer_tensor(wall05: Path) -> None:
     refused(wall05, name, "I8", "not implemented")
 
 
+def test_a_state_token_of_another_width(wall05: Path) -> None:
+    name = "action_preprocessor.propri_proj.weight"
+    edit_tensors(wall05, **{name: torch.zeros(32, 52)})
+    refused(wall05, f"{name} is [32, 52], not [64, 52]")
+    edit_tensors(wall05, **{name: torch.zeros(64, 51)})
+    refused(wall05, f"{name} is [64, 51], not [64, 50]")
+
+
 def test_an_output_layer_of_its_own(wall05: Path) -> None:
     embedding = load_file(wall05 / "model.safetensors")["model.embed_tokens.weight"]
     edit_tensors(wall05, **{"lm_head.weight": embedding.clone()})
@@ -266,7 +274,18 @@ class TestLeRobot:
         edit_json(path, steps=[*steps, step])
         refused(lerobot05, "camera_key_mapping", "disagree")
 
-    def test_statistics_of_the_robot_alone(self, lerobot05: Path) -> None:
+    @pytest.mark.parametrize("feature", ["observation.state", "action"])
+    def test_statistics_of_the_robot_alone(self, lerobot05: Path, feature: str) -> None:
+        """The port fills a narrow robot's columns up before it normalises them."""
+        content = json.loads((lerobot05 / "config.json").read_text())
+        content["input_features"]["observation.state"]["shape"] = [6]
+        content["output_features"]["action"]["shape"] = [6]
+        edit_json(lerobot05 / "config.json", **content)
         path = lerobot05 / "statistics.safetensors"
-        save_file({name: t[:6].clone() for name, t in load_file(path).items()}, path)
-        refused(lerobot05, "statistics", "6", "26", cameras=None, state_bins=None)
+        tensors = load_file(path)
+        for name in [name for name in tensors if name.startswith(feature)]:
+            tensors[name] = tensors[name][:6].clone()
+        save_file(tensors, path)
+        word = feature.removeprefix("observation.")
+        words = f"the statistics of the {word} have 6 columns, 26 are in use"
+        refused(lerobot05, words, cameras=None, state_bins=None)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from so101_driver.errors import UserError
 from torch import Tensor
 from wallx_policy.model import Policy, load_policy
@@ -181,6 +181,40 @@ def test_a_narrow_robot_is_filled_up_and_its_actions_are_cropped(
         policy.inputs({**seen, "state": np.zeros(7)})
 
 
+def test_actions_are_cropped_to_what_the_policy_says(lerobot05: Path) -> None:
+    edit_json(lerobot05 / "config.json", postprocess_action_dim=7)
+    assert load_policy(lerobot05).settings.action_dim == 7
+
+
+def test_lerobot_states_are_clamped(lerobot05: Path) -> None:
+    normalization = load_policy(lerobot05)._normalization
+    far = np.full(26, 1e4, np.float32)
+    assert set(normalization.normalized_state(far)) == {1.0}
+    assert set(normalization.normalized_actions(-far)) == {-1.0}
+
+
+def test_the_tensors_tell_how_the_state_enters_where_nothing_else_does(wall05: Path) -> None:
+    path = wall05 / "config.json"
+    content = json.loads(path.read_text())
+    del content["use_state_string_representation"]
+    path.write_text(json.dumps(content))
+    assert load(wall05).settings.state_encoding.value == "text"
+    tensors = load_file(wall05 / "model.safetensors")
+    tensors["action_preprocessor.propri_proj.weight"] = torch.randn(64, 52)
+    save_file(tensors, wall05 / "model.safetensors")
+    assert load(wall05, state_bins=None).settings.state_encoding.value == "token"
+
+
+def test_the_task_of_training_wins_over_its_other_sections(wall05: Path) -> None:
+    (wall05 / "config.yml").write_text(
+        "task: {state_bins: 64}\nstate_bins: 32\ndata: {state_bins: 16, action_horizon: 9}\n"
+        "action_horizon: 8"
+    )
+    settings = load_policy(wall05, cameras=VIEWS).settings
+    # The network's own action_horizon_flow stands above any action_horizon.
+    assert (settings.state_bins, settings.horizon) == (64, 32)
+
+
 def test_training_says_what_the_configuration_leaves_out(wall05: Path, references: Path) -> None:
     training = {
         "task": {
@@ -215,8 +249,6 @@ def test_a_state_that_is_text_must_be_complete(wall05: Path, references: Path) -
 
 def test_a_state_token_is_read_where_there_is_one(wall05: Path, references: Path) -> None:
     """Fine-tunes of wall-oss-0.5 may take the state as a token again."""
-    from safetensors.torch import save_file
-
     tensors = load_file(wall05 / "model.safetensors")
     tensors["action_preprocessor.propri_proj.weight"] = torch.randn(64, 52)
     save_file(tensors, wall05 / "model.safetensors")
