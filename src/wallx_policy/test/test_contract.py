@@ -93,6 +93,15 @@ class TestUnits:
             0.5,
         ]
 
+    def test_actions_go_back_the_way_they_came(self) -> None:
+        """By the action's own units and signs, not by the state's."""
+        turned = tuple(replace(channel, sign=-1, offset=3.0) for channel in channels())
+        other = contract(state=channels(Unit.RAD), action=turned, state_statistics=Statistics())
+        values = np.array([[90.0, -45.0, 0.0, 100.0, 10.0, 50.0], [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]])
+        back = other.actions_from_radians(other.to_radians(values))
+        np.testing.assert_allclose(back, values, atol=1e-9)
+        assert np.abs(other.from_radians(other.to_radians(values)) - values).max() > 1.0
+
     @pytest.mark.parametrize("drive_mode", [0, 1])
     def test_range_100_agrees_with_the_calibration(self, drive_mode: int) -> None:
         """A tick means the same angle whether it comes as ±100 or as radians."""

@@ -151,9 +151,23 @@ class Contract:
         self, positions_rad: ArrayLike, calibration: Calibration | None = None
     ) -> NDArray[np.float64]:
         """Convert joint positions [..., 6] in the order of ``JOINT_NAMES`` to state columns."""
+        return self._columns(self.state, positions_rad, calibration)
+
+    def actions_from_radians(
+        self, positions_rad: ArrayLike, calibration: Calibration | None = None
+    ) -> NDArray[np.float64]:
+        """Convert joint positions [..., 6] to action columns: the inverse of `to_radians`."""
+        return self._columns(self.action, positions_rad, calibration)
+
+    def _columns(
+        self,
+        channels: Sequence[Channel],
+        positions_rad: ArrayLike,
+        calibration: Calibration | None,
+    ) -> NDArray[np.float64]:
         joints = np.asarray(positions_rad, dtype=np.float64)
         columns = []
-        for channel in self._joints(self.state, len(self.state)):
+        for channel in self._joints(channels, len(channels)):
             zero, scale = _line(channel, calibration)
             value = (joints[..., JOINT_NAMES.index(channel.name)] - zero) / scale
             columns.append(channel.sign * value + channel.offset)

@@ -1,4 +1,4 @@
-"""Latency by stage and chunk rate over the last moments, for policy/status."""
+"""Latency by stage and chunk rate over the last moments, and what to expect of the next chunk."""
 
 from __future__ import annotations
 
@@ -43,3 +43,41 @@ class LatencyStatistics:
     def _forget(self, now_s: float) -> None:
         while self._published_s and self._published_s[0] <= now_s - RATE_WINDOW_S:
             self._published_s.popleft()
+
+
+class SteadyLatency:
+    """How long the next chunk will take, from its observation's stamp on.
+
+    The first chunks of an activation take longer than any later one (compilation, caches, clocks
+    of the GPU). Counted in, they would make the arm repeat its old plan for far too long.
+    """
+
+    def __init__(
+        self, *, warm_up: int = 3, least: int = 3, window: int = 100, quantile: float = 0.95
+    ) -> None:
+        """Set up.
+
+        Args:
+            warm_up: Chunks at the beginning that do not count.
+            least: Chunks that must have counted before anything is said.
+            window: Chunks that count.
+            quantile: Share of them that were as fast, or faster.
+        """
+        self._warm_up = warm_up
+        self._least = least
+        self._quantile = quantile
+        self._seen = 0
+        self._kept: deque[float] = deque(maxlen=window)
+
+    def add(self, total_s: float) -> None:
+        """Note what one chunk took."""
+        self._seen += 1
+        if self._seen > self._warm_up:
+            self._kept.append(total_s)
+
+    @property
+    def expected_s(self) -> float | None:
+        """What the next one will hardly exceed; None while that cannot be said."""
+        if len(self._kept) < self._least:
+            return None
+        return float(np.quantile(self._kept, self._quantile))
