@@ -203,6 +203,11 @@ def test_a_tokenizer_with_more_tokens_than_embeddings(changed_checkpoint: Path) 
 def test_a_tokenizer_with_other_numbers(changed_checkpoint: Path) -> None:
     edit_json(changed_checkpoint / "config.json", image_token_id=3)
     refused(changed_checkpoint, "tokenizer.json", "<|image_pad|>", "another model's")
+    # A token that no prompt needs may be missing.
+    edit_json(changed_checkpoint / "config.json", image_token_id=None, video_token_id=3)
+    path = changed_checkpoint / "tokenizer.json"
+    path.write_text(path.read_text().replace("<|video_pad|>", "<|film_pad|>"))
+    load_policy(changed_checkpoint)
 
 
 @pytest.mark.parametrize(
@@ -238,6 +243,14 @@ def test_missing_image_settings(changed_checkpoint: Path) -> None:
         ({"resize": "opencv"}, ("resize", "pil, torchvision, mixed")),
         ({"rotary": "f8"}, ("rotary", "exact, bf16")),
         ({"num_steps": 0}, ("num_steps", "0")),
+        ({"end_time": 0.0}, ("end_time", "above 0")),
+        ({"end_time": 1.01}, ("end_time", "1.01")),
+        ({"inactive_columns": "none"}, ("inactive_columns", "model, zero")),
+        ({"normalization": "l2"}, ("normalization", "min_delta, mean_std")),
+        ({"normalization": "quantiles"}, ("normalization quantiles", "min and delta only")),
+        ({"state_encoding": "digits"}, ("state_encoding", "token, text")),
+        ({"state_encoding": "text"}, ("state_bins",)),
+        ({"prediction_mode": "slow"}, ("prediction_mode", "flow, fast")),
         ({"horizon": 0}, ("horizon", "0")),
         ({"action_dim": 7}, ("action_dim", "7", "6")),
         ({"cameras": ["face_view", "face_view"]}, ("twice", "face_view")),
@@ -292,6 +305,12 @@ class TestLeRobotFolders:
         path = folder / "policy_preprocessor.json"
         path.write_text(path.read_text().replace("wall_x_task_processor", "delta_processor"))
         refused(folder, "delta_processor", "not implemented")
+
+    def test_a_processor_step_that_stands_there_twice(self, folder: Path) -> None:
+        path = folder / "policy_preprocessor.json"
+        steps = json.loads(path.read_text())["steps"]
+        edit_json(path, steps=[*steps, steps[3]])
+        refused(folder, "normalizer_processor", "twice")
 
     def test_fast_mode(self, folder: Path) -> None:
         edit_json(folder / "config.json", prediction_mode="fast")

@@ -181,6 +181,20 @@ def test_a_narrow_robot_is_filled_up_and_its_actions_are_cropped(
         policy.inputs({**seen, "state": np.zeros(7)})
 
 
+def test_images_are_renamed_before_they_are_mapped(lerobot05: Path, references: Path) -> None:
+    path = lerobot05 / "policy_preprocessor.json"
+    steps = json.loads(path.read_text())["steps"]
+    names = {"observation.images.cam0": "observation.images.front"}
+    steps[0]["config"]["rename_map"] = names
+    edit_json(path, steps=steps)
+    policy, state = load_policy(lerobot05), np.zeros(26)
+    renamed = policy.inputs(observation(references, state, ("cam0", "wrist"))).pixel_values
+    mapped = policy.inputs(observation(references, state, ("front", "wrist"))).pixel_values
+    turned = policy.inputs(observation(references, state, ("wrist", "front"))).pixel_values
+    assert torch.equal(renamed, mapped)
+    assert renamed.shape != turned.shape or not torch.equal(renamed, turned)
+
+
 def test_actions_are_cropped_to_what_the_policy_says(lerobot05: Path) -> None:
     edit_json(lerobot05 / "config.json", postprocess_action_dim=7)
     assert load_policy(lerobot05).settings.action_dim == 7
