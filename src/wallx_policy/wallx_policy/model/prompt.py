@@ -1,4 +1,4 @@
-"""The flow prompt, word for word as in training, and its tokens."""
+"""The prompts, word for word as in training, and their tokens."""
 
 from __future__ import annotations
 
@@ -12,12 +12,15 @@ from numpy.typing import NDArray
 from so101_driver.errors import UserError
 from tokenizers import AddedToken, Tokenizer
 
+from wallx_policy.lerobot_files import read_json
+
 ACTION = "<|action|>"
 PROPRI = "<|propri|>"
 IMAGE_PAD = "<|image_pad|>"
+END = "<|im_end|>"
 _NEEDED = (
     "<|im_start|>",
-    "<|im_end|>",
+    END,
     "<|vision_start|>",
     "<|vision_end|>",
     IMAGE_PAD,
@@ -59,6 +62,12 @@ def lerobot_task(instruction: str) -> str:
     return instruction if instruction.endswith(".") else f"{instruction}."
 
 
+def special_token(text: str) -> str | None:
+    """Return the first special token in a text; None if there is none."""
+    found = _SPECIAL.search(text)
+    return None if found is None else found[0]
+
+
 def flow_prompt(
     views: Sequence[str],
     image_tokens: Sequence[int],
@@ -74,37 +83,90 @@ def flow_prompt(
         views: View names in order.
         image_tokens: Tokens of each view's image.
         instruction: As it shall stand in the prompt.
-        horizon: Actions in the chunk.
+        horizon: Actions in the chunk; 0 for the prompt whose answer are FAST tokens.
         state: The robot's state in words; None puts the token there that carries it.
         phrase: Gives a view its words.
 
     Raises:
         UserError: when the instruction contains a special token.
     """
-    special = _SPECIAL.search(instruction)
-    if special:
-        raise UserError(f"the instruction must not contain the special token {special[0]}")
-    images = "".join(
-        f" {phrase(view)}: <|vision_start|>{IMAGE_PAD * count}<|vision_end|>"
-        for view, count in zip(views, image_tokens, strict=True)
-    )
     return (
-        "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
-        f"<|im_start|>user\nObservation:{images}\n"
-        f"Instruction: {instruction}\n"
+        f"{_observation(views, image_tokens, phrase)}"
+        f"Instruction: {_plain('instruction', instruction)}\n"
         "Predict the next action in robot action.\n"
-        f"Proprioception: {PROPRI if state is None else state}\n<|im_end|>\n"
-        f"<|im_start|>assistant\n{ACTION * horizon}"
+        f"Proprioception: {PROPRI if state is None else state}\n{_ANSWER}{ACTION * horizon}"
     )
+
+
+def subtask_prompt(
+    views: Sequence[str],
+    image_tokens: Sequence[int],
+    instruction: str,
+    *,
+    phrase: Callable[[str], str] = view_phrase,
+) -> str:
+    """Return the prompt whose answer says in words what to do next; see `flow_prompt`."""
+    return (
+        f"{_observation(views, image_tokens, phrase)}"
+        f"Instruction: {_plain('instruction', instruction)}\n"
+        f"Predict the next action in language.\n{_ANSWER}"
+    )
+
+
+def question_prompt_05(views: Sequence[str], image_tokens: Sequence[int], question: str) -> str:
+    """Return wall-oss-0.5's prompt for a question about views; see `flow_prompt`."""
+    return (
+        f"{_observation(views, image_tokens, view_phrase_05)}"
+        f"Question: {_plain('question', question)}\n{_ANSWER}"
+    )
+
+
+def chat_prompt(image_tokens: Sequence[int], question: str) -> str:
+    """Return Qwen's chat prompt for a question about images, which come first.
+
+    Args:
+        image_tokens: Tokens of each image.
+        question: In plain words.
+
+    Raises:
+        UserError: when the question contains a special token.
+    """
+    images = "".join(map(_image, image_tokens))
+    return f"{_SYSTEM}<|im_start|>user\n{images}{_plain('question', question)}{_ANSWER}"
+
+
+_SYSTEM = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n"
+_ANSWER = "<|im_end|>\n<|im_start|>assistant\n"
+
+
+def _observation(
+    views: Sequence[str], image_tokens: Sequence[int], phrase: Callable[[str], str]
+) -> str:
+    images = "".join(
+        f" {phrase(view)}: {_image(count)}" for view, count in zip(views, image_tokens, strict=True)
+    )
+    return f"{_SYSTEM}<|im_start|>user\nObservation:{images}\n"
+
+
+def _image(tokens: int) -> str:
+    return f"<|vision_start|>{IMAGE_PAD * tokens}<|vision_end|>"
+
+
+def _plain(what: str, text: str) -> str:
+    special = special_token(text)
+    if special:
+        raise UserError(f"the {what} must not contain the special token {special}")
+    return text
 
 
 @dataclass(frozen=True, slots=True)
 class SpecialIds:
-    """Ids of the tokens whose embeddings are replaced, looked up by their text."""
+    """Ids looked up by their text: of tokens whose embeddings are replaced, and of a text's end."""
 
     image_pad: int
     propri: int
     action: int
+    end: int
 
 
 class PromptTokenizer:
@@ -160,8 +222,9 @@ class PromptTokenizer:
                 "another model's"
             )
         self.special = SpecialIds(
-            *(self._tokenizer.token_to_id(token) for token in (IMAGE_PAD, PROPRI, ACTION))
+            *(self._tokenizer.token_to_id(token) for token in (IMAGE_PAD, PROPRI, ACTION, END))
         )
+        self._path = path
 
     def encode(
         self, prompt: str, image_tokens: int, horizon: int, *, state_tokens: int = 1
@@ -188,3 +251,39 @@ class PromptTokenizer:
             if found != count:
                 raise UserError(f"the tokenizer made {found} of {count} {token} tokens")
         return ids
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return what ids say, without special tokens and space around.
+
+        The last character may still lack bytes; then it is left out.
+        """
+        said = self._tokenizer.decode(list(ids), skip_special_tokens=True)
+        return said.rstrip("\N{REPLACEMENT CHARACTER}").strip()
+
+    def action_tokens(self) -> range:
+        """Return the ids of ``<|action_token_0|>``, ``<|action_token_1|>`` …; empty if none.
+
+        Raises:
+            UserError: when they do not follow each other, or ``tokenizer_config.json`` counts them
+                otherwise.
+        """
+        first = self._tokenizer.token_to_id("<|action_token_0|>")
+        if first is None:
+            return range(0)
+        count = 1
+        while (number := self._tokenizer.token_to_id(f"<|action_token_{count}|>")) is not None:
+            if number != first + count:
+                raise UserError(
+                    f"{self._path}: <|action_token_{count}|> is {number}, not {first + count}: "
+                    "action tokens must follow each other"
+                )
+            count += 1
+        path = self._path.with_name("tokenizer_config.json")
+        said = read_json(path) if path.is_file() else {}
+        for key, own in (("action_token_start_index", first), ("action_token_vocab_size", count)):
+            if said.get(key, own) != own:
+                raise UserError(
+                    f"{path}: {key} is {said[key]!r}, {self._path.name} has {own}: they are of "
+                    "different models"
+                )
+        return range(first, first + count)
