@@ -12,6 +12,7 @@ from pathlib import Path
 from so101_driver.errors import UserError
 
 from so101_driver import calibration_options
+from wallx_bringup import checkpoint_command
 from wallx_bringup.arguments import ARGUMENTS, EMPTY, Arguments, as_text, parse_words, resolve
 from wallx_bringup.command_line import find_executable
 from wallx_bringup.hardware_commands import add_commands
@@ -62,12 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("out/demo"), help="folder for the results")
     demo.set_defaults(run=_demo)
 
-    make = commands.add_parser(
-        "make-checkpoint", help="write a tiny checkpoint with random weights, to try the model path"
-    )
-    make.add_argument("folder", type=Path)
-    make.add_argument("--seed", type=int, default=0, help="of the random weights")
-    make.set_defaults(run=_make_checkpoint)
+    checkpoint_command.add_command(commands)
 
     measure = commands.add_parser(
         "measure-table",
@@ -155,15 +151,6 @@ def _demo(options: argparse.Namespace) -> int:
     from wallx_bringup.demo import run_demo
 
     return run_demo(options.out, dict(os.environ))
-
-
-def _make_checkpoint(options: argparse.Namespace) -> int:
-    from wallx_policy.model.random_checkpoint import write_random_checkpoint
-
-    write_random_checkpoint(options.folder, seed=options.seed)
-    print(f"wrote {options.folder}; its weights are random, it can do nothing clever. Try it:")
-    print(f"  wallx up backend:=wall_oss checkpoint:={options.folder}")
-    return 0
 
 
 def _measure_table(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ from so101_driver.errors import UserError
 from torch import Tensor
 
 from wallx_policy.model.config_types import Layout, ModelConfig
+from wallx_policy.model.random_tensors import RandomTensors
 from wallx_policy.model.tensor_files import TensorFiles, opened
 from wallx_policy.model.tensors import (
     EMBEDDING,
@@ -27,7 +28,7 @@ from wallx_policy.model.tensors import (
 from wallx_policy.model.vision import vision_shapes
 from wallx_policy.model.weights import ExpertWeights, HeadWeights, ModelWeights, Normalizers
 
-__all__ = ["ExpertWeights", "HeadWeights", "ModelWeights", "read_weights"]
+__all__ = ["ExpertWeights", "HeadWeights", "ModelWeights", "arranged", "read_weights"]
 
 
 def read_weights(
@@ -58,18 +59,31 @@ def read_weights(
             or type, or not finite.
     """
     with opened(folder) as files:
-        reader = _Reader(files, layout, config, device, dtype, columns, state_columns)
-        reader.check()
-        weights = reader.read()
-        if files.not_finite:
-            listed = ", ".join(reader.plain(name) for name in files.not_finite)
-            raise UserError(f"{files.path} has tensors that are not finite: {listed}")
+        return arranged(files, layout, config, device, dtype, columns, state_columns)
+
+
+def arranged(
+    files: TensorFiles | RandomTensors,
+    layout: Layout,
+    config: ModelConfig,
+    device: str,
+    dtype: torch.dtype,
+    columns: int | None,
+    state_columns: int | None,
+) -> ModelWeights:
+    """Check tensors, wherever they come from, and put each in its place; see `read_weights`."""
+    reader = _Reader(files, layout, config, device, dtype, columns, state_columns)
+    reader.check()
+    weights = reader.read()
+    if files.not_finite:
+        listed = ", ".join(reader.plain(name) for name in files.not_finite)
+        raise UserError(f"{files.path} has tensors that are not finite: {listed}")
     return weights
 
 
 @dataclass(slots=True)
 class _Reader:
-    files: TensorFiles
+    files: TensorFiles | RandomTensors
     layout: Layout
     config: ModelConfig
     device: str

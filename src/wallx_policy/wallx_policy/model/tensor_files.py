@@ -16,6 +16,8 @@ from so101_driver.errors import UserError
 from torch import Tensor
 
 from wallx_policy.lerobot_files import read_json
+from wallx_policy.model.random_tensors import FILE_NAME as RANDOM_NAME
+from wallx_policy.model.random_tensors import RandomTensors, read_drawn
 
 FILE_NAME = "model.safetensors"
 INDEX_NAME = "model.safetensors.index.json"
@@ -81,13 +83,20 @@ class TensorFiles:
 
 
 @contextmanager
-def opened(folder: Path) -> Iterator[TensorFiles]:
-    """Open a checkpoint's one file, or those that its index names.
+def opened(folder: Path) -> Iterator[TensorFiles | RandomTensors]:
+    """Open a checkpoint's one file, or those that its index names, or what draws random ones.
 
     Raises:
         UserError: naming the file that is missing or damaged; pickles are never read.
     """
     path = folder / FILE_NAME
+    drawn = folder / RANDOM_NAME
+    if drawn.is_file():
+        for stored in (path, folder / INDEX_NAME):
+            if stored.is_file():
+                raise UserError(f"{drawn} lies beside {stored.name}: remove one of them")
+        yield read_drawn(drawn)
+        return
     with ExitStack() as stack:
 
         def open_one(file_path: Path) -> Any:
