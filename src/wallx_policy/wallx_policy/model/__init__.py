@@ -1,4 +1,4 @@
-"""WALL-OSS flow inference on torch and transformers' Qwen2.5-VL vision tower."""
+"""WALL-OSS inference on torch: flow, FAST tokens and text."""
 
 from wallx_policy.model.chunking import ActionPrefix, PrefixMode
 from wallx_policy.model.loading import load_policy
