@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 import yaml
 from hypothesis import given
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
 from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES, SERVO_IDS
@@ -29,7 +27,6 @@ from wallx_policy.contract import (
     Statistics,
     Unit,
 )
-from wallx_policy.contract_checks import possible_units
 
 LOW, HIGH = (-110.0, -100.0, -97.0, -95.0, -157.0, 0.0), (110.0, 100.0, 97.0, 95.0, 163.0, 100.0)
 SIZES = {"face_view": (320, 240), "wrist_view": (240, 240)}
@@ -172,6 +169,11 @@ class TestFile:
         contract().save(tmp_path)
         assert Contract.load(tmp_path) == contract()
 
+    def test_notes_are_comments(self, tmp_path: Path) -> None:
+        path = contract().save(tmp_path, ["state: in degrees\nfoo: bar", "rate: 25"])
+        assert path.read_text().startswith("# state: in degrees foo: bar\n# rate: 25\nembod")
+        assert Contract.load(tmp_path) == contract()
+
     def test_the_hash_is_of_the_content(self, tmp_path: Path) -> None:
         path = contract().save(tmp_path)
         content = yaml.safe_load(path.read_text())
@@ -180,11 +182,12 @@ class TestFile:
         assert len(contract().hash) == 16
         others = [
             contract(image_age_s=0.0),
+            contract(norm_key="other"),
             contract(action=channels()[::-1]),
             contract(cameras=contract().cameras[::-1]),
             contract(state_statistics=Statistics(min=LOW, max=(*HIGH[:5], 99.0))),
         ]
-        assert len({c.hash for c in (*others, contract())}) == 5
+        assert len({c.hash for c in (*others, contract())}) == 6
 
     @pytest.mark.parametrize(
         ("change", "words"),
@@ -204,6 +207,8 @@ class TestFile:
             (lambda c: c["action"].pop(2), ("lacks joint elbow_flex",)),
             (lambda c: c["action"][0].update(sign=2), ("sign", "shoulder_pan")),
             (lambda c: c["action"][0].update(unit="percent"), ("percent", "gripper")),
+            (lambda c: c["action"][0].update(unit="m"), ("shoulder_pan", "metres")),
+            (lambda c: c.update(norm_key=3), ("norm_key", "text")),
             (lambda c: c["state_statistics"].update(min=[0.0]), ("state", "1 values of min")),
             (lambda c: c["state_statistics"]["min"].__setitem__(0, float("inf")), ("finite",)),
             (lambda c: c.update(instruction_template="go"), ("{instruction}",)),
@@ -255,7 +260,7 @@ class TestDifferences:
     def test_a_contract_in_radians_whose_statistics_are_degrees(self) -> None:
         wrong = contract(state=channels(Unit.RAD))
         found = " ".join(wrong.differences(graph()))
-        assert "state in rad, its statistics fit deg" in found
+        assert "state in radians, its statistics fit degrees (wrist_roll reaches 163" in found
 
     def test_a_pose_where_training_never_was(self) -> None:
         narrow = Statistics(min=(-5.0,) * 5 + (0.0,), max=(5.0,) * 5 + (100.0,))
@@ -277,103 +282,6 @@ class TestDifferences:
         (found,) = ranged.differences(graph())
         assert "calibration" in found
         assert ranged.differences(graph(calibration=calibration())) == ()
-
-
-@pytest.mark.parametrize(
-    ("largest", "expected"),
-    [
-        (1.7, {Unit.RAD}),
-        (3.3, {Unit.RAD}),
-        (3.4, {Unit.DEG, Unit.RANGE_100}),
-        (100.0, {Unit.DEG, Unit.RANGE_100}),
-        (101.0, {Unit.DEG}),
-        (2048.0, set()),
-    ],
-)
-def test_statistics_tell_the_unit_only_where_they_can(largest: float, expected: set[Unit]) -> None:
-    extent = Statistics(min=(-1.0,) * 5 + (0.0,), max=(1.0, largest, 1.0, 1.0, 1.0, 5000.0))
-    assert possible_units(extent, channels()) == expected
-
-
-class TestLeRobotFolder:
-    """Built from a policy's files and its data set's info.json, and only from both."""
-
-    @pytest.fixture
-    def folder(self, tmp_path: Path) -> Path:
-        def write(name: str, content: object) -> None:
-            (tmp_path / name).write_text(json.dumps(content))
-
-        image = {"type": "VISUAL", "shape": [3, 480, 640]}
-        write(
-            "config.json",
-            {
-                "type": "wall_x",
-                "input_features": {
-                    "observation.images.front": image,
-                    "observation.state": {"type": "STATE", "shape": [6]},
-                },
-                "output_features": {"action": {"type": "ACTION", "shape": [6]}},
-                "chunk_size": 32,
-            },
-        )
-        norm_map = {"STATE": "MEAN_STD", "ACTION": "MEAN_STD"}
-        for file, step in (("pre", "normalizer_processor"), ("post", "unnormalizer_processor")):
-            config = {"norm_map": norm_map, "eps": 1e-8}
-            entry = {"registry_name": step, "config": config, "state_file": "s.safetensors"}
-            write(f"policy_{file}processor.json", {"steps": [entry]})
-        names = [f"{name}.pos" for name in JOINT_NAMES]
-        features = {key: {"names": names} for key in ("observation.state", "action")}
-        write("info.json", {"robot_type": "so101_follower", "fps": 25, "features": features})
-        self.statistics(tmp_path, 120.0)
-        return tmp_path
-
-    @staticmethod
-    def statistics(folder: Path, largest: float) -> None:
-        numbers = {
-            "mean": np.zeros(6, np.float32),
-            "std": np.ones(6, np.float32),
-            "min": np.full(6, -largest, np.float32),
-            "max": np.full(6, largest, np.float32),
-        }
-        tensors = {
-            f"{feature}.{name}": value
-            for feature in ("observation.state", "action")
-            for name, value in numbers.items()
-        }
-        save_file(tensors, folder / "s.safetensors")
-
-    def test_everything_is_found(self, folder: Path) -> None:
-        built = Contract.load(folder)
-        assert built.cameras == (Camera("front", 640, 480),)
-        assert built.period_s == pytest.approx(0.04)
-        assert (built.horizon, built.action_kind) == (32, ActionKind.GOAL)
-        assert built.action == channels(Unit.DEG)
-        assert built.state_statistics.max == (120.0,) * 6
-
-    def test_statistics_that_fit_two_units_are_not_guessed(self, folder: Path) -> None:
-        self.statistics(folder, 100.0)
-        with pytest.raises(UserError, match=r"deg or range_100.*must not be guessed"):
-            Contract.load(folder)
-
-    def test_without_the_data_set_it_says_what_is_missing(self, folder: Path) -> None:
-        (folder / "info.json").unlink()
-        with pytest.raises(UserError, match=r"meta/info\.json"):
-            Contract.load(folder)
-
-    @pytest.mark.parametrize(
-        ("change", "word"),
-        [
-            ({"robot_type": "koch"}, "koch"),
-            ({"fps": 0}, "fps"),
-            ({"features": {}}, "names"),
-            ({"features": {"observation.state": {"names": ["hip.pos"]}}}, "hip"),
-        ],
-    )
-    def test_a_foreign_data_set(self, folder: Path, change: dict, word: str) -> None:
-        path = folder / "info.json"
-        path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-        with pytest.raises(UserError, match=word):
-            Contract.load(folder)
 
 
 def test_the_contract_needs_no_torch() -> None:

@@ -23,6 +23,7 @@ from wallx_policy.contract_checks import GraphDescription, differences, problems
 from wallx_policy.contract_files import from_mapping, to_mapping
 from wallx_policy.contract_sources import from_checkpoint
 from wallx_policy.contract_types import (
+    EE_ADVICE,
     UNKNOWN_STATISTICS,
     ActionKind,
     ActionSpace,
@@ -33,6 +34,7 @@ from wallx_policy.contract_types import (
     Unit,
     Weights,
 )
+from wallx_policy.contract_units import Choices, judgement
 
 __all__ = [
     "ActionKind",
@@ -69,6 +71,9 @@ class Contract:
         prediction_mode: Flow matching or FAST tokens.
         instruction_template: With ``{instruction}`` where the user's words go.
         weights: Trained, or random for demonstrations and tests.
+        norm_key: Name of the statistics in a checkpoint of wall-x; empty for the only ones.
+        action_tokenizer: Folder of the FAST tokenizer, relative to the checkpoint; empty for the
+            usual one.
     """
 
     embodiment: str
@@ -85,6 +90,8 @@ class Contract:
     prediction_mode: PredictionMode = PredictionMode.FLOW
     instruction_template: str = "{instruction}"
     weights: Weights = Weights.TRAINED
+    norm_key: str = ""
+    action_tokenizer: str = ""
 
     def __post_init__(self) -> None:
         """Refuse what no checkpoint can mean."""
@@ -99,26 +106,21 @@ class Contract:
         Raises:
             UserError: naming the file, and what is missing or wrong.
         """
-        folder = Path(directory)
-        if not folder.is_dir():
-            raise UserError(f"checkpoint {folder} is not a folder: give the folder of a checkpoint")
-        path = folder / FILE_NAME
-        if not path.exists():
-            return cls(**from_checkpoint(folder))
-        try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-            raise UserError(f"{path} cannot be read as YAML: {error}") from error
-        try:
-            return cls(**from_mapping(content, cls))
-        except UserError as error:
-            raise UserError(f"{path}: {error}") from error
+        return read_contract(directory)[0]
 
-    def save(self, directory: str | Path) -> Path:
-        """Write ``contract.yaml`` into a folder and return its path."""
+    def save(self, directory: str | Path, notes: Sequence[str] = ()) -> Path:
+        """Write ``contract.yaml``, notes as comments on top, into a folder; return its path.
+
+        Raises:
+            UserError: when it cannot be written.
+        """
         path = Path(directory) / FILE_NAME
         text = yaml.safe_dump(to_mapping(self), sort_keys=False, allow_unicode=True)
-        path.write_text(text, encoding="utf-8")
+        comments = "".join(f"# {' '.join(note.split())}\n" for note in notes)
+        try:
+            path.write_text(comments + text, encoding="utf-8")
+        except OSError as error:
+            raise UserError(f"{path} cannot be written: {error.strerror}") from error
         return path
 
     @property
@@ -179,13 +181,49 @@ class Contract:
 
     def _joints(self, channels: Sequence[Channel], columns: int) -> Sequence[Channel]:
         if self.action_space is not ActionSpace.JOINT:
-            raise UserError(
-                "this checkpoint speaks end-effector poses, not joint angles: fine-tune it in "
-                "joint space to drive this arm"
-            )
+            raise UserError(f"this checkpoint predicts end-effector poses: {EE_ADVICE}")
         if columns != len(channels):
             raise ValueError(f"{columns} columns given, the contract has {len(channels)}")
         return channels
+
+
+def read_contract(
+    directory: str | Path, choices: Choices | None = None
+) -> tuple[Contract, tuple[str, ...]]:
+    """Read ``contract.yaml``, or build the contract from the checkpoint's own files.
+
+    Args:
+        directory: The checkpoint.
+        choices: What the user says where the files leave it open; then, ``contract.yaml`` is left
+            aside and the contract is built anew.
+
+    Returns:
+        The contract, and what was concluded from which file, a line each.
+
+    Raises:
+        UserError: naming the file, and what is missing or wrong.
+    """
+    folder = Path(directory)
+    if not folder.is_dir():
+        raise UserError(f"checkpoint {folder} is not a folder: give the folder of a checkpoint")
+    path = folder / FILE_NAME
+    if choices is not None or not path.exists():
+        built = from_checkpoint(folder, choices or Choices())
+        return Contract(**built.arguments), built.notes
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}") from error
+    try:
+        contract = Contract(**from_mapping(content, Contract))
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+    if contract.action_space is not ActionSpace.JOINT:
+        return contract, (f"actions: end-effector poses, as {FILE_NAME} says: {EE_ADVICE}",)
+    return contract, (
+        judgement("state", contract.state, contract.state_statistics),
+        judgement("action", contract.action, contract.action_statistics),
+    )
 
 
 def _line(channel: Channel, calibration: Calibration | None) -> tuple[float, float]:

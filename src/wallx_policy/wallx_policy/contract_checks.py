@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING
 import numpy as np
 from so101_driver.joints import JOINT_NAMES
 
-from wallx_policy.contract_types import ActionSpace, Camera, Channel, Statistics, Unit
+from wallx_policy.contract_types import (
+    EE_ADVICE,
+    ActionSpace,
+    Camera,
+    Channel,
+    Statistics,
+    Unit,
+)
+from wallx_policy.units import WORDS, judge_arm, judge_gripper
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -18,10 +26,8 @@ if TYPE_CHECKING:
 
     from wallx_policy.contract import Contract
 
-_RAD_MAXIMUM = 3.3
-"""Largest angle of an arm joint in radians: half a turn and some slack."""
-_RANGE_MAXIMUM = 100.5
-"""Largest value of a ±100 or percent channel; the conversion clips at 100."""
+_POSE_UNITS = (Unit.METRE, Unit.PLAIN)
+"""Of no joint."""
 _SLACK_RAD = 0.35
 """How far outside the trained range a joint may start: 20°, wider than poses differ by chance."""
 
@@ -66,37 +72,10 @@ def problems(contract: Contract) -> list[str]:
     return found
 
 
-def possible_units(statistics: Statistics, channels: Sequence[Channel]) -> frozenset[Unit] | None:
-    """Return the units that the arm joints' statistics can be in; None without statistics.
-
-    Judged over all arm joints together, as recordings use one unit for all of them. Signs and
-    offsets of the channels are undone first. An empty set means that nothing fits.
-    """
-    extent = statistics.extent()
-    arm = [i for i, channel in enumerate(channels) if channel.name != "gripper"]
-    if extent is None or not arm:
-        return None
-    largest = 0.0
-    for i in arm:
-        bounds = np.array([extent[0][i], extent[1][i]]) - channels[i].offset
-        largest = max(largest, float(np.abs(bounds).max()))
-    if largest <= _RAD_MAXIMUM:
-        # All joints within 3.3 degrees of zero, or 3.3 percent of mid-range, is no recording.
-        return frozenset({Unit.RAD})
-    if largest <= _RANGE_MAXIMUM:
-        return frozenset({Unit.DEG, Unit.RANGE_100})
-    if largest <= 185.0:
-        return frozenset({Unit.DEG})
-    return frozenset()
-
-
 def differences(contract: Contract, graph: GraphDescription) -> tuple[str, ...]:
     """Return one sentence for every way in which a graph does not fit; empty if it does."""
     if contract.action_space is not ActionSpace.JOINT:
-        return (
-            "the checkpoint predicts end-effector poses, which this arm's joint commands cannot "
-            "carry: use a checkpoint fine-tuned in joint space",
-        )
+        return (f"the checkpoint predicts end-effector poses: {EE_ADVICE}",)
     return (
         *_camera_differences(contract, graph),
         *_unit_differences(contract),
@@ -130,6 +109,11 @@ def _channel_problems(channels: Sequence[Channel], key: str) -> list[str]:
 def _joint_problems(channels: Sequence[Channel], key: str) -> list[str]:
     names = [channel.name for channel in channels]
     found = [f"{key} {name} is no joint of the arm" for name in names if name not in JOINT_NAMES]
+    found += [
+        f"{key} {channel.name} cannot be in {WORDS[channel.unit]}: a joint turns"
+        for channel in channels
+        if channel.unit in _POSE_UNITS
+    ]
     found += [f"{key} {name} stands twice" for name in sorted(set(names)) if names.count(name) > 1]
     if key == "action":
         found += [f"action lacks joint {name}" for name in JOINT_NAMES if name not in names]
@@ -177,15 +161,24 @@ def _camera_differences(contract: Contract, graph: GraphDescription) -> list[str
 def _unit_differences(contract: Contract) -> list[str]:
     found = []
     for key in ("state", "action"):
-        channels = getattr(contract, key)
-        fitting = possible_units(getattr(contract, f"{key}_statistics"), channels)
-        if fitting is None:
-            continue
+        channels, statistics = getattr(contract, key), getattr(contract, f"{key}_statistics")
         declared = {channel.unit for channel in channels if channel.name != "gripper"}
-        if not declared <= fitting:
-            said = " and ".join(sorted(unit.value for unit in declared))
-            fit = " or ".join(sorted(unit.value for unit in fitting)) or "no unit we know"
-            found.append(f"the contract gives the {key} in {said}, its statistics fit {fit}")
+        verdict = judge_arm(statistics, channels)
+        if verdict.units is not None and not declared <= verdict.units:
+            said = " and ".join(WORDS[unit] for unit in sorted(declared, key=lambda u: u.value))
+            found.append(
+                f"the contract gives the {key} in {said}, its statistics fit {verdict.words()} "
+                f"({verdict.reason})"
+            )
+        gripper = [channel.unit for channel in channels if channel.name == "gripper"]
+        arm = next(iter(declared)) if len(declared) == 1 else None
+        own = judge_gripper(statistics, channels, arm)
+        judged = Unit.PERCENT in gripper or (Unit.RAD in gripper and arm is Unit.RAD)
+        if judged and own.only is not None and own.only not in gripper:
+            found.append(
+                f"the contract gives the gripper of the {key} in {WORDS[gripper[0]]}, its "
+                f"statistics fit {own.words()} ({own.reason})"
+            )
     return found
 
 

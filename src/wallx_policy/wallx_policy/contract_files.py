@@ -61,10 +61,9 @@ def from_mapping(content: Any, kind: type) -> dict[str, Any]:
     values["horizon"] = _whole(values["horizon"], "horizon")
     if "image_age_s" in values:
         values["image_age_s"] = _number(values["image_age_s"], "image_age_s")
-    if "instruction_template" in values:
-        values["instruction_template"] = _text(
-            values["instruction_template"], "instruction_template"
-        )
+    for key in ("instruction_template", "norm_key", "action_tokenizer"):
+        if key in values:
+            values[key] = _text(values[key], key)
     return values
 
 

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+EE_ADVICE = (
+    "this arm's joint commands cannot carry them; use a checkpoint fine-tuned in joint space on "
+    "data of this arm (the poses themselves are what predict(...).poses gives)"
+)
+"""What to do with a checkpoint that predicts end-effector poses."""
 
 
 class ActionSpace(Enum):
@@ -32,6 +40,10 @@ class Unit(Enum):
     """−100 and 100 at the ends of the calibrated range."""
     PERCENT = "percent"
     """0 with the gripper closed, 100 with it open."""
+    METRE = "m"
+    """Of a position, in ``ee`` contracts only."""
+    PLAIN = "1"
+    """Without unit, in ``ee`` contracts only."""
 
 
 class PredictionMode(Enum):
@@ -111,3 +123,16 @@ class Statistics:
 
 UNKNOWN_STATISTICS = Statistics()
 """Statistics of a checkpoint that says nothing, and of scripted backends."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A contract made from a checkpoint's files.
+
+    Attributes:
+        arguments: Of `Contract`.
+        notes: What was concluded and from which file, a line each.
+    """
+
+    arguments: Mapping[str, Any]
+    notes: tuple[str, ...]

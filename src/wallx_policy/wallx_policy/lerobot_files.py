@@ -17,6 +17,11 @@ from so101_driver.errors import UserError
 STATE_FEATURE = "observation.state"
 ACTION_FEATURE = "action"
 IMAGE_PREFIX = "observation.images."
+CAMERAS_05 = {
+    f"{IMAGE_PREFIX}face_view": "face_view",
+    f"{IMAGE_PREFIX}right_wrist_view": "right_wrist_view",
+}
+"""View by name of the image of a ``wall_oss_05`` policy that does not say otherwise."""
 _PRE_STEPS = (
     "rename_observations_processor",
     "to_batch_processor",

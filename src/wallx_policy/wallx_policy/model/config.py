@@ -11,7 +11,7 @@ from so101_driver.errors import UserError
 from wallx_policy import train_config
 from wallx_policy.contract_types import PredictionMode
 from wallx_policy.dof_groups import columns_in_use
-from wallx_policy.lerobot_files import IMAGE_PREFIX, read_json
+from wallx_policy.lerobot_files import CAMERAS_05, IMAGE_PREFIX, read_json
 from wallx_policy.model.config_keys import LEROBOT05_KNOWN, LEROBOT_KNOWN, unknown_keys
 from wallx_policy.model.config_types import (
     ActionAttention,
@@ -48,10 +48,6 @@ LEROBOT_STATE_BINS = 512
 """LeRobot's port of wall-oss-0.5 knows no other number."""
 _MODES = {"diffusion": PredictionMode.FLOW, "fast": PredictionMode.FAST}
 _BASE_FILES = ("config.json", "tokenizer.json", "preprocessor_config.json")
-_CAMERAS_05 = {
-    f"{IMAGE_PREFIX}face_view": "face_view",
-    f"{IMAGE_PREFIX}right_wrist_view": "right_wrist_view",
-}
 
 
 def read_config(folder: Path, base: Path | None) -> CheckpointConfig:
@@ -166,7 +162,7 @@ def _lerobot05(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
     model = read_network(path, network)
     if model.mixture is not Mixture.TRANSFORMER:
         raise UserError(f"{path}: a wall_oss_05 policy without mot_opt is not implemented")
-    views = {str(k): str(v) for k, v in (config.get("camera_key_mapping") or _CAMERAS_05).items()}
+    views = {str(k): str(v) for k, v in (config.get("camera_key_mapping") or CAMERAS_05).items()}
     images = _visual(config)
     absent = [name for name in views if name.removeprefix(IMAGE_PREFIX) not in images]
     if absent:
