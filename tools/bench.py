@@ -44,7 +44,7 @@ def bench_model() -> dict[str, Any]:
     """One inference of the demo's tiny checkpoint, and its decoder with and without the prefix."""
     import torch
     from wallx_policy.model import load_policy
-    from wallx_policy.model.random_checkpoint import write_random_checkpoint
+    from wallx_policy.random_checkpoints import write_random_checkpoint
 
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:

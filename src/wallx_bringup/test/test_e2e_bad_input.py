@@ -42,7 +42,7 @@ def wallx_up(tmp_path):
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    from wallx_policy.model.random_checkpoint import write_random_checkpoint
+    from wallx_policy.random_checkpoints import write_random_checkpoint
 
     folder = tmp_path / "tiny checkpoint"
     write_random_checkpoint(folder, seed=0)

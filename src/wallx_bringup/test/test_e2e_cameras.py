@@ -47,7 +47,7 @@ def test_the_model_infers_from_the_pictures_of_the_camera_nodes(
 ) -> None:
     """The contract's sizes are checked, the pictures decoded and stamped into the chunks."""
     pytest.importorskip("torch")
-    from wallx_policy.model.random_checkpoint import write_random_checkpoint
+    from wallx_policy.random_checkpoints import write_random_checkpoint
 
     from wallx_msgs.msg import ActionChunk
 

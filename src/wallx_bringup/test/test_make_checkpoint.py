@@ -13,7 +13,7 @@ pytest.importorskip("torch")
 
 
 def test_help_offers_exactly_what_can_be_written() -> None:
-    from wallx_policy.model import random_checkpoint
+    import wallx_policy.random_checkpoints as random_checkpoint
 
     assert tuple(random_checkpoint.LAYOUTS) == checkpoint_command.LAYOUTS
     assert tuple(random_checkpoint.SIZES) == checkpoint_command.SIZES
@@ -22,7 +22,7 @@ def test_help_offers_exactly_what_can_be_written() -> None:
 
 
 def test_without_options_it_is_the_checkpoint_of_the_demo(tmp_path: Path, capsys) -> None:
-    from wallx_policy.model.random_checkpoint import write_random_checkpoint
+    from wallx_policy.random_checkpoints import write_random_checkpoint
 
     demo = write_random_checkpoint(tmp_path / "demo")
     made = tmp_path / "made"

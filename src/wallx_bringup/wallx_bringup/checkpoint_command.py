@@ -12,7 +12,7 @@ from so101_driver.errors import UserError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from wallx_policy.model.random_checkpoint import Plan, Recipe
+    from wallx_policy.random_checkpoints import Plan, Recipe
 
 _HELP = "write a checkpoint with random weights, of any layout and size"
 _MORE = (
@@ -80,7 +80,7 @@ def add_command(commands: Any) -> None:
 def run(options: argparse.Namespace) -> int:
     """Write what the options say; returns the exit status."""
     try:
-        from wallx_policy.model.random_checkpoint import Recipe, plan, write_checkpoint
+        from wallx_policy.random_checkpoints import Recipe, plan, write_checkpoint
     except ModuleNotFoundError as error:
         raise UserError(
             f"make-checkpoint needs the Python module {error.name!r}: run `make setup`, or "

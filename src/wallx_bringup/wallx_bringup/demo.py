@@ -194,7 +194,7 @@ def _clear(out_dir: Path) -> None:
 
 def _make_checkpoint(folder: Path) -> Path:
     try:
-        from wallx_policy.model.random_checkpoint import write_random_checkpoint
+        from wallx_policy.random_checkpoints import write_random_checkpoint
     except ModuleNotFoundError as error:
         raise UserError(
             f"the demo needs the Python module {error.name!r}: run `make setup`, or `make ros-env` "

@@ -1,7 +1,8 @@
-"""Shared fixtures: a ROS domain of one's own, and a recording whose every number is known."""
+"""Shared fixtures: a ROS domain of one's own, a recording of known numbers, the references."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 from so101_driver.joints import JOINT_NAMES
 
 START_NS = 1_700_000_000_000_000_000
+REFERENCES = "WALLX_FIXTURES"
 SERVO_TICK_RAD = 2 * np.pi / 4096
 AMPLITUDE_RAD = np.array([1.5, 1.2, -1.0, 0.8, -0.5, 1.0])
 
@@ -213,3 +215,15 @@ class _SyntheticBag:
             counts = [{"bit": 512, "name": "BAD_CHUNK", "count": 3}]
             values = {"state": state, "mode": 3, "reason": "following", "limit_counts": counts}
             self._put("safety/status", "wallx_msgs/msg/SafetyStatus", t_s, t_s, values)
+
+
+@pytest.fixture(scope="session")
+def references() -> Path:
+    """The folder of reference outputs: $WALLX_FIXTURES, or beside the repository."""
+    beside = Path(__file__).resolve().parents[3].parent / "shared/fixtures/wall_oss"
+    folder = Path(os.environ.get(REFERENCES, beside))
+    if not (folder / "tiny_wallx").is_dir():
+        pytest.skip(
+            f"no reference outputs of WALL-OSS in {folder}: set {REFERENCES} to their folder"
+        )
+    return folder

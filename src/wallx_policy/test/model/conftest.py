@@ -1,9 +1,8 @@
-"""Where the reference outputs lie, and what the tests of the model share."""
+"""What the tests of the model share."""
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +12,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-VARIABLE = "WALLX_FIXTURES"
-
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
@@ -22,19 +19,9 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def references() -> Path:
-    """The folder of reference outputs: $WALLX_FIXTURES, or beside the repository."""
-    beside = Path(__file__).resolve().parents[4].parent / "shared/fixtures/wall_oss"
-    folder = Path(os.environ.get(VARIABLE, beside))
-    if not (folder / "tiny_wallx").is_dir():
-        pytest.skip(f"no reference outputs of WALL-OSS in {folder}: set {VARIABLE} to their folder")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def random_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random checkpoint of our own; do not change it."""
-    from wallx_policy.model.random_checkpoint import write_random_checkpoint
+    from wallx_policy.random_checkpoints import write_random_checkpoint
 
     return write_random_checkpoint(tmp_path_factory.mktemp("random"), seed=3)
 

@@ -15,7 +15,7 @@ from wallx_policy.backends.base import BackendSettings, CameraImage, Observation
 from wallx_policy.backends.wall_oss import WallOssBackend
 from wallx_policy.contract import Contract, GraphDescription, Weights
 from wallx_policy.model import load_policy
-from wallx_policy.model.random_checkpoint import write_random_checkpoint
+from wallx_policy.random_checkpoints import write_random_checkpoint
 
 HOME_RAD = np.array([0.0, -1.2, 0.6, 1.2, 0.0, 0.14])
 SIZES = {"face_view": (320, 240), "wrist_view": (240, 240)}

@@ -14,8 +14,12 @@ from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from wallx_policy.lerobot_files import ACTION_FEATURE, IMAGE_PREFIX, STATE_FEATURE
-from wallx_policy.model.random_robots import Robot
-from wallx_policy.model.tiny_tokenizer import CODE_SCALE, MIN_CODE, build_action_tokenizer
+from wallx_policy.random_checkpoints.robots import Robot
+from wallx_policy.random_checkpoints.vocabularies import (
+    CODE_SCALE,
+    MIN_CODE,
+    build_action_tokenizer,
+)
 
 ACTION_TOKENIZER = "action_tokenizer"
 """Folder of the FAST tokenizer in a checkpoint that has one."""
