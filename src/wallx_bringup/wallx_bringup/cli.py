@@ -15,6 +15,7 @@ from so101_driver import calibration_options
 from wallx_bringup import checkpoint_command
 from wallx_bringup.arguments import ARGUMENTS, EMPTY, Arguments, as_text, parse_words, resolve
 from wallx_bringup.command_line import find_executable
+from wallx_bringup.contract_command import add_command as add_contract_command
 from wallx_bringup.hardware_commands import add_commands
 from wallx_bringup.paths import with_own_python
 from wallx_bringup.session import (
@@ -64,6 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     demo.set_defaults(run=_demo)
 
     checkpoint_command.add_command(commands)
+
+    add_contract_command(commands)
 
     measure = commands.add_parser(
         "measure-table",

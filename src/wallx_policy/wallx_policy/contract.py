@@ -41,12 +41,14 @@ __all__ = [
     "ActionSpace",
     "Camera",
     "Channel",
+    "Choices",
     "Contract",
     "GraphDescription",
     "PredictionMode",
     "Statistics",
     "Unit",
     "Weights",
+    "read_contract",
 ]
 
 FILE_NAME = "contract.yaml"
