@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -147,20 +149,16 @@ def smart_size(
     return new_width, new_height
 
 
-def resized(image: NDArray[np.uint8], size: tuple[int, int], resize: Resize) -> NDArray[np.uint8]:
-    """Resample [H, W, 3] to ``size`` = (width, height) by an antialiased bicubic kernel."""
-    width, height = size
-    if (image.shape[1], image.shape[0]) == size:
-        return image
-    if resize is not Resize.TORCHVISION:
-        return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
-    tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None]
-    small = interpolate(tensor, (height, width), mode="bicubic", antialias=True)
-    return small[0].permute(1, 2, 0).numpy()
+@dataclass(frozen=True, slots=True)
+class _Step:
+    """One resampling: to (width, height), by PIL or by torch."""
+
+    size: tuple[int, int]
+    pil: bool
 
 
 class ImagePreprocessor:
-    """Resizes, normalises and cuts images."""
+    """Resizes, normalises and cuts images, each on a thread of its own."""
 
     def __init__(
         self, settings: ImageSettings, resize: Resize, resolution: Mapping[str, int], default: int
@@ -171,48 +169,100 @@ class ImagePreprocessor:
         self._resolution = dict(resolution)
         self._default = default
         scale = 1.0 / (255.0 * np.asarray(settings.std))
-        self._scale = scale.astype(np.float32)
-        self._shift = (np.asarray(settings.mean) / np.asarray(settings.std)).astype(np.float32)
+        shift = np.asarray(settings.mean) / np.asarray(settings.std)
+        self._scale = scale.astype(np.float32)[:, None]
+        self._shift = shift.astype(np.float32)[:, None]
+        # PIL, torch and numpy let other threads run while they compute.
+        self._threads = ThreadPoolExecutor(os.cpu_count() or 1, "images")
 
     def __call__(self, images: Mapping[str, NDArray[np.uint8]]) -> Patches:
-        """Return the patches of all images in their order."""
-        rows, grids = [], []
-        for view, image in images.items():
-            patches, grid = self._patches(self._resized(view, image))
-            rows.append(patches)
-            grids.append(grid)
-        return Patches(np.concatenate(rows), np.asarray(grids, dtype=np.int64))
+        """Return the patches of all images in their order.
+
+        Raises:
+            UserError: for an image that is too long for its width.
+        """
+        s = self._settings
+        plans = [self._steps(view, image.shape) for view, image in images.items()]
+        grids = [(1, h // s.patch_size, w // s.patch_size) for (w, h), _ in plans]
+        counts = [height * width for _, height, width in grids]
+        numbers = 3 * s.temporal_patch_size * s.patch_size**2
+        rows = np.empty((sum(counts), numbers), dtype=np.float32)
+        jobs = [
+            (image, steps, part)
+            for image, (_, steps), part in zip(
+                images.values(), plans, np.split(rows, np.cumsum(counts)[:-1]), strict=True
+            )
+        ]
+        others = [self._threads.submit(self._fill, *job) for job in jobs[1:]]
+        self._fill(*jobs[0])
+        for other in others:
+            other.result()
+        return Patches(rows, np.asarray(grids, dtype=np.int64))
 
     def tokens(self, patches: Patches) -> list[int]:
         """Return how many tokens each image becomes."""
         merge = self._settings.merge_size**2
         return [int(t * h * w) // merge for t, h, w in patches.grid_thw]
 
-    def _resized(self, view: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    def sizes(self, patches: Patches) -> list[tuple[int, int]]:
+        """Return (width, height) in pixels of each image after resizing."""
+        side = self._settings.patch_size
+        return [(int(w) * side, int(h) * side) for _, h, w in patches.grid_thw]
+
+    def _steps(self, view: str, shape: tuple[int, ...]) -> tuple[tuple[int, int], list[_Step]]:
+        """Return the final (width, height) of a view, and the resamplings on the way."""
         s = self._settings
-        height, width = image.shape[:2]
+        height, width = shape[:2]
         size = first_size(width, height, self._resolution.get(view, self._default))
         if min(size) < 1:
             raise UserError(f"view {view} of {width}x{height} is too long for its width")
-        image = resized(image, size, self._resize)
+        sizes = [size]
         bounds = [(_FIRST_MIN_PIXELS, _FIRST_MAX_PIXELS), (s.min_pixels, s.max_pixels)]
-        kernel = self._resize
-        if kernel is Resize.MIXED:  # the image processor alone makes whole tokens
-            bounds, kernel = bounds[1:], Resize.TORCHVISION
+        if self._resize is Resize.MIXED:  # the image processor alone makes whole tokens
+            bounds = bounds[1:]
         for minimum, maximum in bounds:
-            size = smart_size(image.shape[1], image.shape[0], s.factor, minimum, maximum)
-            image = resized(image, size, kernel)
-        return image
+            sizes.append(smart_size(*sizes[-1], s.factor, minimum, maximum))
+        last = (width, height)
+        steps = []
+        for n, size in enumerate(sizes):
+            pil = self._resize is Resize.PIL or (self._resize is Resize.MIXED and n == 0)
+            if size != last:
+                steps.append(_Step(size, pil))
+            last = size
+        return last, steps
 
-    def _patches(
-        self, image: NDArray[np.uint8]
-    ) -> tuple[NDArray[np.float32], tuple[int, int, int]]:
+    def _fill(
+        self, image: NDArray[np.uint8], steps: list[_Step], rows: NDArray[np.float32]
+    ) -> None:
+        """Write the patches of an image into rows of one patch each."""
+        image = _resampled(image, steps)
         s = self._settings
-        height, width = image.shape[0] // s.patch_size, image.shape[1] // s.patch_size
         m, p, t = s.merge_size, s.patch_size, s.temporal_patch_size
-        values = image.astype(np.float32) * self._scale - self._shift
-        blocks = values.reshape(height // m, m, p, width // m, m, p, 3)
-        # To rows of one patch each, neighbours of a merged token together, colours outermost.
-        rows = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(height * width, 3, 1, p * p)
-        rows = np.broadcast_to(rows, (height * width, 3, t, p * p))
-        return rows.reshape(height * width, -1), (1, height, width)
+        height, width = image.shape[0] // p, image.shape[1] // p
+        blocks = image.reshape(height // m, m, p, width // m, m, p, 3)
+        # Neighbours of a merged token together, colours outermost; as bytes, which are few.
+        cut = blocks.transpose(0, 3, 1, 4, 6, 2, 5).reshape(height * width, 3, p * p)
+        frames = rows.reshape(height * width, 3, t, p * p)
+        first = frames[:, :, 0]
+        np.multiply(cut, self._scale, out=first)
+        np.subtract(first, self._shift, out=first)
+        frames[:, :, 1:] = first[:, :, None]
+
+
+def _resampled(image: NDArray[np.uint8], steps: list[_Step]) -> NDArray[np.uint8]:
+    """Return [H, W, 3] after the steps; PIL's own format is kept between its steps."""
+    now: NDArray[np.uint8] | Image.Image = image
+    for step in steps:
+        if step.pil:
+            pil = now if isinstance(now, Image.Image) else Image.fromarray(now)
+            now = pil.resize(step.size, Image.Resampling.BICUBIC)
+        else:
+            now = _resampled_by_torch(np.asarray(now), step.size)
+    return np.asarray(now)
+
+
+def _resampled_by_torch(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    width, height = size
+    tensor = torch.from_numpy(np.require(image, requirements=("C", "W"))).permute(2, 0, 1)[None]
+    small = interpolate(tensor, (height, width), mode="bicubic", antialias=True)
+    return small[0].permute(1, 2, 0).numpy()
