@@ -314,7 +314,7 @@ class TestLeRobotFolders:
 
     def test_fast_mode(self, folder: Path) -> None:
         edit_json(folder / "config.json", prediction_mode="fast")
-        refused(folder, "prediction_mode", "fast", "not implemented")
+        refused(folder, "FAST", "action_tokenizer", "tokenizer.json and processor_config.json")
 
     def test_a_tensor_without_the_prefix(self, folder: Path) -> None:
         edit_tensors(folder, lambda t: t.update({"step": torch.zeros(1)}))

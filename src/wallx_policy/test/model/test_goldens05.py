@@ -170,7 +170,7 @@ def test_a_narrow_robot_is_filled_up_and_its_actions_are_cropped(
     assert (policy.settings.action_dim, policy.settings.active_columns) == (6, 26)
     seen = observation(references, np.full(6, 0.1, np.float32), ("front", "wrist"))
     ours, filled = policy.inputs(seen), np.pad(seen["state"], (0, 20))
-    wide = load_policy(lerobot05.with_name("lerobot05"))._state(seen["state"])
+    wide = load_policy(lerobot05.with_name("lerobot05"))._inputs._state(seen["state"])
     assert len(wide.text.split()) == 26
     by_hand = np.clip(policy._normalization.normalized_state(filled), -1, 1)
     bins = [int(np.floor((value + 1) / 2 * 512)) for value in by_hand.astype(np.float64)]
@@ -250,7 +250,7 @@ def test_training_says_what_the_configuration_leaves_out(wall05: Path, reference
     picture = observation(references, np.zeros(8))["images"]["face_view"]
     seen = {"images": {"a": picture}, "state": np.zeros(8), "instruction": ""}
     assert policy.inputs(seen).dof_mask.sum() == 7
-    assert len(policy._state(seen["state"]).text.split()) == 8
+    assert len(policy._inputs._state(seen["state"]).text.split()) == 8
     assert policy.predict(seen, policy.noise(1)).actions.shape == (10, 7)
 
 

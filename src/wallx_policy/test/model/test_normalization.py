@@ -129,7 +129,7 @@ class TestLeRobotFolder:
         policy = load_policy(folder, base=references / "tiny_wallx")
         assert "IDENTITY" in policy.description
         state = np.arange(6, dtype=np.float32)
-        np.testing.assert_array_equal(policy._state(state).values[0, :6], state)
+        np.testing.assert_array_equal(policy._inputs._state(state).values[0, :6], state)
 
     def test_an_unknown_mode(self, folder: Path) -> None:
         self.edit(

@@ -134,7 +134,7 @@ def test_a_long_instruction_is_not_cut(policy: Policy, observe: Observe) -> None
     words = "put the red cube into the tray and " * 300
     inputs = policy.inputs(observe(instruction=words))
     assert inputs.input_ids.shape[1] > 2400
-    assert int((inputs.input_ids == policy._tokenizer.special.action).sum()) == 25
+    assert int((inputs.input_ids == policy.model.network.special.action).sum()) == 25
 
 
 def test_any_text_is_an_instruction(policy: Policy, observe: Observe) -> None:

@@ -145,6 +145,7 @@ def _lerobot(folder: Path, config: Mapping[str, Any], base: Path | None) -> Chec
         state_dim=_columns(path, config, "input_features", "observation.state"),
         columns=_whole(path, config, "max_action_dim"),
         state_columns=_whole(path, config, "max_state_dim"),
+        action_tokenizer=_local(config.get("action_tokenizer_path")),
     )
 
 
@@ -245,6 +246,11 @@ def _visual(config: Mapping[str, Any]) -> tuple[str, ...]:
         for name, feature in config.get("input_features", {}).items()
         if feature.get("type") == "VISUAL"
     )
+
+
+def _local(name: Any) -> Path | None:
+    """Return a folder that LeRobot names; None for a name on its hub."""
+    return Path(name) if isinstance(name, str) and name and Path(name).is_dir() else None
 
 
 def _columns(path: Path, config: Mapping[str, Any], features: str, name: str) -> int:

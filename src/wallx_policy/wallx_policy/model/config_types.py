@@ -153,6 +153,7 @@ class CheckpointConfig:
         state_dim: State columns of the robot; None where it does not say.
         columns: Action columns of the model; None where only the tensors tell.
         state_columns: State columns of the model; None for as many as of the action.
+        action_tokenizer: Folder of the tokenizer of FAST; None where it does not say.
     """
 
     layout: Layout
@@ -175,3 +176,4 @@ class CheckpointConfig:
     state_dim: int | None
     columns: int | None
     state_columns: int | None
+    action_tokenizer: Path | None = None

@@ -22,8 +22,11 @@ from wallx_policy.model.config_types import (
     StateEncoding,
     StepGrid,
 )
+from wallx_policy.model.fast import FastModel, read_fast
 from wallx_policy.model.flow import FlowModel
+from wallx_policy.model.generation import Generator
 from wallx_policy.model.images import ImagePreprocessor, Resize, read_image_settings
+from wallx_policy.model.inputs import InputBuilder
 from wallx_policy.model.network import Network
 from wallx_policy.model.normalization import (
     Normalization,
@@ -44,6 +47,8 @@ from wallx_policy.model.settings import (
     positive,
 )
 from wallx_policy.model.state import StateEncoder
+from wallx_policy.model.text import TextWriter
+from wallx_policy.model.turns import FairLock
 from wallx_policy.model.weights import ModelWeights
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -69,6 +74,9 @@ def load_policy(
     cameras: Sequence[str] | None = None,
     horizon: int | None = None,
     action_dim: int | None = None,
+    action_tokenizer: str | Path | None = None,
+    fast_max_new_tokens: int | None = None,
+    fast_retries: int | None = None,
 ) -> Policy:
     """Load a WALL-OSS checkpoint; None takes its own setting, or its layout's default.
 
@@ -94,6 +102,9 @@ def load_policy(
         cameras: Views in prompt order.
         horizon: Actions in a chunk.
         action_dim: Leading action columns that are given out.
+        action_tokenizer: Folder of the tokenizer of FAST.
+        fast_max_new_tokens: Most tokens of a FAST answer.
+        fast_retries: Further FAST attempts, drawn at temperature 0.7, when an answer is no chunk.
 
     Raises:
         UserError: naming the file, key or argument at fault.
@@ -133,11 +144,24 @@ def load_policy(
         norm = from_normalizers(stored, norm_key, mode)
     encoding = _state_encoding(folder, config, weights, state_encoding)
     given_dim = _action_dim(config, contract, action_dim, weights.columns)
+    actions = positive("horizon", first(horizon, contract and contract.horizon, config.horizon))
+    fast = None
+    if prediction is PredictionMode.FAST:
+        own = contract.action_tokenizer if contract is not None else ""
+        named = (action_tokenizer, folder / own if own else None, config.action_tokenizer)
+        shape = (actions, given_dim)
+        fast = read_fast(folder, named, tokenizer, shape, fast_max_new_tokens, fast_retries)
+    elif (action_tokenizer, fast_max_new_tokens, fast_retries) != (None, None, None):
+        raise UserError(
+            f"{folder} predicts by flow: leave out action_tokenizer, fast_max_new_tokens and "
+            "fast_retries, or give prediction_mode='fast'"
+        )
     settings = PolicySettings(
         layout=config.layout,
         prediction=prediction,
+        fast=None if fast is None else fast.settings,
         cameras=_cameras(folder, config, contract, cameras),
-        horizon=positive("horizon", first(horizon, contract and contract.horizon, config.horizon)),
+        horizon=actions,
         action_dim=given_dim,
         active_columns=weights.columns if config.all_columns_active else given_dim,
         steps=positive("num_steps", first(num_steps, config.grid.steps)),
@@ -182,7 +206,20 @@ def load_policy(
         normalization=norm,
     )
     views = _views(config.views, processors.rename if processors is not None else {})
-    return Policy(settings, model, tokenizer, images, norm, state, views)
+    # Qwen's chat prompt takes images through the image processor alone.
+    chat_images = ImagePreprocessor(image_settings, Resize.MIXED, {}, -1)
+    inputs = InputBuilder(settings, weights.columns, tokenizer, images, chat_images, state, views)
+    turns = FairLock()
+    generate = Generator(network, tokenizer.special.end, turns)
+    return Policy(
+        settings,
+        model,
+        inputs,
+        norm,
+        TextWriter(generate, tokenizer),
+        None if fast is None else FastModel(generate, fast, actions, given_dim),
+        turns,
+    )
 
 
 def _own_contract(folder: Path, config: CheckpointConfig) -> Contract | None:
@@ -230,8 +267,11 @@ def _prediction(
 ) -> PredictionMode:
     own = contract.prediction_mode if contract is not None else config.prediction
     mode = choice(PredictionMode, "prediction_mode", given, own or PredictionMode.FLOW)
-    if mode is not PredictionMode.FLOW:
-        raise UserError(f"{folder}: prediction_mode {mode.value!r} is not implemented, only 'flow'")
+    if mode is PredictionMode.FAST and config.layout in (Layout.WALL05, Layout.LEROBOT05):
+        raise UserError(
+            f"{folder}: the discrete actions of wall-oss-0.5 are no FAST tokens and not "
+            "implemented: prediction_mode must be 'flow'"
+        )
     return mode
 
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
-from typing import TypedDict
 
 import numpy as np
 import torch
@@ -13,35 +12,17 @@ from numpy.typing import ArrayLike, NDArray
 from so101_driver.errors import UserError
 
 from wallx_policy.contract_types import PredictionMode
-from wallx_policy.lerobot_files import IMAGE_PREFIX
 from wallx_policy.model.chunking import ActionPrefix, Continuation
-from wallx_policy.model.config_types import Layout
+from wallx_policy.model.fast import FastModel
 from wallx_policy.model.flow import FlowInputs, FlowModel
-from wallx_policy.model.images import ImagePreprocessor
+from wallx_policy.model.generation import Cancelled, Sampling
+from wallx_policy.model.inputs import Images, InputBuilder, Observation
 from wallx_policy.model.normalization import Normalization
-from wallx_policy.model.prompt import (
-    PromptTokenizer,
-    flow_prompt,
-    lerobot_task,
-    view_phrase,
-    view_phrase_05,
-)
 from wallx_policy.model.settings import PolicySettings, Rotary
-from wallx_policy.model.state import StateEncoder
+from wallx_policy.model.text import MAX_NEW_TOKENS, TextWriter, Writing
+from wallx_policy.model.turns import FairLock
 
 __all__ = ["ActionPrediction", "Observation", "Policy", "PolicySettings", "Rotary"]
-
-
-class Observation(TypedDict):
-    """What `Policy.predict` takes.
-
-    ``images``: uint8 [H, W, 3] RGB by view; ``state``: [columns] in data set units, NaN where
-    unknown; ``instruction``: plain words.
-    """
-
-    images: Mapping[str, NDArray[np.uint8]]
-    state: ArrayLike
-    instruction: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,37 +31,45 @@ class ActionPrediction:
 
     Attributes:
         actions: [horizon, dof] in data set units; normalised if the checkpoint has no statistics.
-        timings_s: Seconds by stage: preprocess, vision, prefill, flow.
+        timings_s: Seconds by stage: preprocess, then vision, prefill, flow; or prompt, tokens.
+        attempts: How many answers FAST took; the first draws nothing.
     """
 
     actions: NDArray[np.float64]
     timings_s: dict[str, float]
+    attempts: int = 1
 
 
 class Policy:
-    """A loaded checkpoint; made by `wallx_policy.model.load_policy`."""
+    """A loaded checkpoint; made by `wallx_policy.model.load_policy`.
+
+    Any thread may call any method. They take turns on the device: a prediction by flow is one turn,
+    words and FAST tokens take one turn each, so that a long answer delays nobody by more than a
+    token (or its prompt).
+
+    Attributes:
+        settings: What was taken for every switch.
+        turns: The lock that a turn holds.
+    """
 
     def __init__(
         self,
         settings: PolicySettings,
         model: FlowModel,
-        tokenizer: PromptTokenizer,
-        images: ImagePreprocessor,
+        inputs: InputBuilder,
         normalization: Normalization | None,
-        state: StateEncoder,
-        views: Mapping[str, str],
+        text: TextWriter,
+        fast: FastModel | None,
+        turns: FairLock,
     ) -> None:
-        """Put the parts together; ``views`` are views by name of an image, where they differ."""
+        """Put the parts together; ``fast`` is there if, and only if, the prediction is FAST."""
         self.settings = settings
+        self.turns = turns
         self._model = model
-        self._tokenizer = tokenizer
-        self._images = images
+        self._inputs = inputs
         self._normalization = normalization
-        self._state = state
-        self._views = dict(views)
-        self._phrase = (
-            view_phrase_05 if settings.layout in (Layout.WALL05, Layout.LEROBOT05) else view_phrase
-        )
+        self._text = text
+        self._fast = fast
 
     @property
     def description(self) -> str:
@@ -112,20 +101,36 @@ class Policy:
         observation: Observation,
         noise: ArrayLike | None = None,
         prefix: ActionPrefix | None = None,
+        *,
+        seed: int = 0,
     ) -> ActionPrediction:
         """Predict a chunk of actions.
 
         Args:
             observation: Images of every view, state and instruction.
-            noise: [horizon, all columns]; drawn from torch's global generator if not given.
+            noise: [horizon, all columns]; drawn from torch's global generator if not given. Flow
+                only.
             prefix: What the chunk shall begin with, because the arm will have done it by then. The
-                committed rows of a frozen prefix are given back as they came.
+                committed rows of a frozen prefix are given back as they came. Flow only.
+            seed: Of FAST's attempts after the first; flow takes its noise instead.
 
         Raises:
-            UserError: when the observation or the prefix does not fit the checkpoint.
+            FastFailure: when the FAST tokens spell no chunk.
+            UserError: when the observation, the noise or the prefix does not fit the checkpoint.
         """
         start = perf_counter()
         continuation = None if prefix is None else self._continuation(prefix)
+        if self._fast is not None:
+            if noise is not None:
+                raise UserError("FAST prediction starts from no noise: leave it out")
+            prompt = self._inputs.fast(observation)
+            preprocess_s = perf_counter() - start
+            spelled = self._fast.sample(prompt, seed)
+            return ActionPrediction(
+                self._in_data_set_units(spelled.actions),
+                {"preprocess": preprocess_s, **spelled.timings_s},
+                spelled.attempts,
+            )
         inputs = self.inputs(observation)
         given = torch.randn(self.noise_shape) if noise is None else noise
         drawn = torch.as_tensor(given, dtype=torch.float32)
@@ -133,54 +138,79 @@ class Policy:
             raise UserError(f"noise must be {list(self.noise_shape)}, not {list(drawn.shape)}")
         preprocess_s = perf_counter() - start
         sample = self._model.sample if continuation is None else continuation.sample
-        result = sample(inputs, drawn[None])
-        actions = result.actions[0, :, : self.settings.action_dim].cpu().numpy()
-        if self._normalization is not None:
-            actions = self._normalization.actions(actions)
-        actions = actions.astype(np.float64)
+        with self.turns:
+            result = sample(inputs, drawn[None])
+            normalized = result.actions[0, :, : self.settings.action_dim].cpu().numpy()
+        actions = self._in_data_set_units(normalized)
         if continuation is not None:
             actions = continuation.begun(actions)
         return ActionPrediction(actions, {"preprocess": preprocess_s, **result.timings_s})
 
+    def ask(
+        self,
+        images: Images,
+        question: str,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        seed: int = 0,
+        on_text: Callable[[str], None] | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> str:
+        """Answer a question about images.
+
+        Args:
+            images: uint8 [H, W, 3] RGB by view, in the order in which the model shall see them.
+            question: Plain words.
+            max_new_tokens: A longer answer is cut there.
+            temperature: 0 takes the likeliest token; above 0 draws, the bolder the higher.
+            seed: Of the draws.
+            on_text: Told the answer so far whenever it has grown, on this thread.
+            cancelled: Asked before every token; True ends the answer there.
+
+        Raises:
+            GenerationFailure: when the network's output is not finite.
+            UserError: when the images, the question or a number do not fit.
+        """
+        how = Writing(max_new_tokens, Sampling(temperature, seed), on_text, cancelled)
+        return self._text.text(self._inputs.question(images, question), how)[0]
+
+    def subtask(
+        self,
+        observation: Observation,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        seed: int = 0,
+        on_text: Callable[[str], None] | None = None,
+        cancelled: Cancelled | None = None,
+    ) -> str:
+        """Say in words what to do next, fit to be the instruction of a prediction.
+
+        Args:
+            observation: Images of every view and the instruction; the state does not matter.
+            max_new_tokens: The words must end before.
+            temperature: As of `ask`.
+            seed: As of `ask`.
+            on_text: As of `ask`.
+            cancelled: As of `ask`.
+
+        Raises:
+            GenerationFailure: when the words do not end, are cancelled, empty, or no words: they
+                must not become an instruction then.
+            UserError: when the observation or a number does not fit.
+        """
+        how = Writing(max_new_tokens, Sampling(temperature, seed), on_text, cancelled)
+        return self._text.sentence(self._inputs.subtask(observation), how)
+
     def inputs(self, observation: Observation) -> FlowInputs:
-        """Return what the network sees of an observation."""
-        given = self._by_view(observation["images"])
-        missing = [view for view in self.settings.cameras if view not in given]
-        if missing:
-            raise UserError(
-                f"the observation lacks the views {', '.join(missing)}; it has "
-                f"{', '.join(given) or 'none'}"
-            )
-        images = {view: _checked_image(view, given[view]) for view in self.settings.cameras}
-        patches = self._images(images)
-        tokens = self._images.tokens(patches)
-        instruction = observation["instruction"]
-        if self.settings.layout is Layout.LEROBOT:
-            instruction = lerobot_task(instruction)
-        horizon = self.settings.horizon
-        state = self._state(observation["state"])
-        prompt = flow_prompt(
-            self.settings.cameras,
-            tokens,
-            instruction,
-            horizon,
-            state=state.text,
-            phrase=self._phrase,
-        )
-        state_tokens = 1 if state.text is None else 0
-        numbers = self._tokenizer.encode(prompt, sum(tokens), horizon, state_tokens=state_tokens)
-        ids = torch.from_numpy(numbers)[None]
-        dof = torch.zeros(1, self._model.columns)
-        dof[:, : self.settings.active_columns] = 1.0
-        return FlowInputs(
-            input_ids=ids,
-            attention_mask=torch.ones_like(ids),
-            pixel_values=torch.from_numpy(patches.pixel_values),
-            grid_thw=torch.from_numpy(patches.grid_thw),
-            state=state.values,
-            state_mask=state.known,
-            dof_mask=dof,
-        )
+        """Return what the network sees of an observation in flow prediction."""
+        return self._inputs.flow(observation)
+
+    def _in_data_set_units(self, normalized: NDArray[np.float32]) -> NDArray[np.float64]:
+        if self._normalization is None:
+            return normalized.astype(np.float64)
+        return self._normalization.actions(normalized).astype(np.float64)
 
     def _continuation(self, prefix: ActionPrefix) -> Continuation:
         mode = self.settings.prediction
@@ -193,23 +223,3 @@ class Policy:
             self.settings.horizon,
             self.settings.action_dim,
         )
-
-    def _by_view(self, images: Mapping[str, NDArray[np.uint8]]) -> dict[str, NDArray[np.uint8]]:
-        found: dict[str, NDArray[np.uint8]] = {}
-        for name, image in images.items():
-            bare = name.removeprefix(IMAGE_PREFIX)
-            view = self._views.get(bare, bare)
-            if view in found:
-                raise UserError(f"the observation has two images of the view {view}")
-            found[view] = image
-        return found
-
-
-def _checked_image(view: str, image: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    array = np.asarray(image)
-    if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise UserError(
-            f"the image of {view} must be uint8 [height, width, 3], not "
-            f"{array.dtype} {list(array.shape)}"
-        )
-    return array

@@ -28,12 +28,28 @@ class Rotary(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class FastSettings:
+    """Of a policy that predicts FAST tokens.
+
+    Attributes:
+        action_tokenizer: Folder of the action tokenizer.
+        max_new_tokens: Of an answer, its end included.
+        retries: Further attempts, drawn, when an answer is no chunk.
+    """
+
+    action_tokenizer: str
+    max_new_tokens: int
+    retries: int
+
+
+@dataclass(frozen=True, slots=True)
 class PolicySettings:
     """What was taken for every switch of a checkpoint.
 
     Attributes:
         layout: Who wrote the checkpoint.
         prediction: How it makes actions.
+        fast: What else that takes; None for flow.
         cameras: Views in prompt order.
         horizon: Actions in a chunk.
         action_dim: Leading action columns that are given out.
@@ -53,6 +69,7 @@ class PolicySettings:
 
     layout: Layout
     prediction: PredictionMode
+    fast: FastSettings | None
     cameras: tuple[str, ...]
     horizon: int
     action_dim: int
@@ -72,8 +89,14 @@ class PolicySettings:
     def line(self) -> str:
         """Return one line for the log."""
         bins = "" if self.state_bins is None else f" in {self.state_bins} bins"
+        fast = ""
+        if self.fast is not None:
+            fast = (
+                f" of up to {self.fast.max_new_tokens} tokens by {self.fast.action_tokenizer}, "
+                f"{self.fast.retries} retries"
+            )
         return (
-            f"{self.layout.value} layout, {self.prediction.value} prediction, "
+            f"{self.layout.value} layout, {self.prediction.value} prediction{fast}, "
             f"views {', '.join(self.cameras)}, {self.horizon} actions of {self.action_dim}, "
             f"{self.active_columns} active columns, inactive ones as {self.inactive.value}, "
             f"{self.steps} Euler steps to {self.end_time:g}, "
