@@ -84,7 +84,7 @@ class TestPrediction:
         np.testing.assert_allclose(prediction.actions, expected, rtol=1e-6)
         assert np.abs(expected).max() > 1.0
         assert prediction.attempts == 1
-        assert set(prediction.timings_s) == {"preprocess", "prompt", "tokens"}
+        assert set(prediction.timings_s) == {"preprocess", "turn", "prompt", "tokens"}
         # Tokens of another kind are passed over, a chunk of another shape is none.
         spelled = [START + t for t in tokens]
         make_it_write(folder, [*spelled[:4], 7, *spelled[4:], END])
@@ -121,6 +121,14 @@ class TestPrediction:
         line = policy._normalization.action
         np.testing.assert_allclose(actions, normalized * line.scale + line.shift, rtol=1e-5)
         assert np.abs(actions - normalized).max() > 0.1
+
+    def test_a_network_that_is_not_finite_is_a_failure(
+        self, folder: Path, observation: dict
+    ) -> None:
+        policy = load(folder, fast_retries=3)
+        policy.model.network._embedding.fill_(float("nan"))
+        with pytest.raises(FastFailure, match="not finite"):
+            policy.predict(observation)
 
     def test_noise_and_prefixes_are_for_flow(self, folder: Path, observation: dict) -> None:
         policy = load(folder)

@@ -205,11 +205,12 @@ def until(condition: Callable[[], bool]) -> None:
 
 class TestTurns:
     def test_whoever_waits_longest_is_next(self) -> None:
-        turns, order = FairLock(), []
+        turns, order, waits_s = FairLock(), [], []
 
         def work(name: str) -> None:
-            with turns:
+            with turns as waited_s:
                 order.append(name)
+                waits_s.append(waited_s)
 
         threads = [threading.Thread(target=work, args=(name,)) for name in "abc"]
         with turns:
@@ -217,9 +218,11 @@ class TestTurns:
                 thread.start()
                 until(lambda n=n: len(turns._queue) == n + 2)
             order.append("first")
+            time.sleep(0.02)
         for thread in threads:
             thread.join()
         assert order == ["first", "a", "b", "c"]
+        assert all(0.02 <= waited_s < 5.0 for waited_s in waits_s)
 
     def test_a_writer_lets_others_in_between_tokens(
         self, references: Path, network: Network
@@ -231,13 +234,13 @@ class TestTurns:
         class Observed(FairLock):
             taken = 0
 
-            def __enter__(self) -> FairLock:
-                super().__enter__()
+            def __enter__(self) -> float:
+                waited_s = super().__enter__()
                 self.taken += 1
                 if self.taken == 3:
                     other.start()
                     until(lambda: len(self._queue) == 2)
-                return self
+                return waited_s
 
         turns = Observed()
 
@@ -250,6 +253,18 @@ class TestTurns:
         other.join()
         assert heard_by_then in ([2], [3])  # the third may be told while the other begins
         assert len(heard) == 10
+
+    def test_waiting_is_a_stage_of_its_own(self, references: Path, network: Network) -> None:
+        inputs, _, _ = asking(references)
+
+        class Late(FairLock):
+            def __enter__(self) -> float:
+                return super().__enter__() + 100.0
+
+        text = Generator(network, network.special.end, Late())(inputs, 3)
+        assert set(text.timings_s) == {"turn", "prompt", "tokens"}
+        assert 300.0 <= text.timings_s["turn"] < 301.0
+        assert text.timings_s["tokens"] < -199.0  # the time itself did not pass
 
     def test_an_error_gives_the_turn_back(self) -> None:
         turns = FairLock()

@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 from so101_driver.errors import UserError
 
 from wallx_policy.model.fast_codec import FILES, FOLDER, FastCodec, FastFailure
-from wallx_policy.model.generation import GREEDY, Generation, Sampling, Stop
+from wallx_policy.model.generation import (
+    GREEDY,
+    Generation,
+    GenerationFailure,
+    Sampling,
+    Stop,
+)
 from wallx_policy.model.network import PromptInputs
 from wallx_policy.model.prompt import PromptTokenizer
 from wallx_policy.model.settings import FastSettings, positive
@@ -73,7 +79,10 @@ class FastModel:
         failure = FastFailure("no attempt was made")
         for attempt in range(1 + self._settings.retries):
             sampling = GREEDY if attempt == 0 else Sampling(RETRY_TEMPERATURE, seed + attempt)
-            written = self._generate(inputs, self._settings.max_new_tokens, sampling)
+            try:
+                written = self._generate(inputs, self._settings.max_new_tokens, sampling)
+            except GenerationFailure as error:  # not finite: no other draw will help
+                raise FastFailure(str(error)) from error
             timings_s.update(written.timings_s)
             try:
                 actions = self._actions(written)

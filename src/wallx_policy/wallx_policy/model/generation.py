@@ -66,7 +66,8 @@ class Generation:
         ids: Without the token that ended it.
         stop: Why it ended.
         logits: [tokens, rows], f32 on the CPU, the end's included; None unless asked for.
-        timings_s: Seconds by stage: prompt (images and all up to the first token), tokens.
+        timings_s: Seconds by stage: turn (waiting for it), prompt (images and all up to the first
+            token), tokens.
     """
 
     ids: tuple[int, ...]
@@ -78,10 +79,10 @@ class Generation:
 class Generator:
     """Continues prompts; every token is of type 0, as in all references."""
 
-    def __init__(self, network: Network, end: int, turns: AbstractContextManager[object]) -> None:
-        """Take the id that ends a text, and a lock.
+    def __init__(self, network: Network, end: int, turns: AbstractContextManager[float]) -> None:
+        """Take the id that ends a text, and a lock that gives the seconds waited for it.
 
-        The lock is held for the prompt, and then for one token at a time.
+        It is held for the prompt, and then for one token at a time.
         """
         self._network = network
         self._end = end
@@ -122,10 +123,10 @@ class Generator:
         if cancelled is not None and cancelled():
             return Generation((), Stop.CANCELLED, None, {})
         start = perf_counter()
-        with self._turns:
+        with self._turns as waited_s:
             logits, cache, turn = self._begin(inputs, max_new_tokens)
             token = choose(logits)
-        begun = perf_counter()
+        begun, before_s = perf_counter(), waited_s
         while True:
             if keep_logits:
                 kept.append(logits.cpu())
@@ -141,10 +142,15 @@ class Generator:
             if cancelled is not None and cancelled():
                 stop = Stop.CANCELLED
                 break
-            with self._turns:
+            with self._turns as more_s:
+                waited_s += more_s
                 logits = self._step(token, cache, turn.part(slice(len(ids) - 1, len(ids))))
                 token = choose(logits)
-        timings_s = {"prompt": begun - start, "tokens": perf_counter() - begun}
+        timings_s = {
+            "turn": waited_s,
+            "prompt": begun - start - before_s,
+            "tokens": perf_counter() - begun - (waited_s - before_s),
+        }
         return Generation(tuple(ids), stop, torch.stack(kept) if kept else None, timings_s)
 
     @torch.no_grad()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
+from time import perf_counter
 from types import TracebackType
 
 
@@ -11,15 +12,15 @@ class FairLock:
     """A lock that the longest waiting thread gets next.
 
     With `threading.Lock`, a thread that writes text token by token would take the lock again before
-    a waiting inference wakes up. Not reentrant.
+    a waiting inference wakes up. Entering gives the seconds that it waited. Not reentrant.
     """
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._queue: deque[object] = deque()
 
-    def __enter__(self) -> FairLock:
-        ticket = object()
+    def __enter__(self) -> float:
+        ticket, start = object(), perf_counter()
         with self._changed:
             self._queue.append(ticket)
             try:
@@ -28,7 +29,7 @@ class FairLock:
                 self._queue.remove(ticket)
                 self._changed.notify_all()
                 raise
-        return self
+        return perf_counter() - start
 
     def __exit__(
         self,
