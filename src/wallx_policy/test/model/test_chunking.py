@@ -348,7 +348,7 @@ def test_fast_prediction_refuses_a_prefix(
 def test_times_are_given_by_stage(policy: Policy, observe: Observe, mode: PrefixMode) -> None:
     prefix = prefix_of(np.zeros((25, 6)), mode)
     timings_s = policy.predict(observe(), policy.noise(0), prefix).timings_s
-    assert set(timings_s) == {"preprocess", "vision", "prefill", "flow"}
+    assert set(timings_s) == {"preprocess", "turn", "vision", "prefill", "flow"}
 
 
 def record_inputs(policy: Policy, observe: Observe, prefix: ActionPrefix) -> list[torch.Tensor]:

@@ -31,7 +31,8 @@ class ActionPrediction:
 
     Attributes:
         actions: [horizon, dof] in data set units; normalised if the checkpoint has no statistics.
-        timings_s: Seconds by stage: preprocess, then vision, prefill, flow; or prompt, tokens.
+        timings_s: Seconds by stage: preprocess, turn (waiting for it), then vision, prefill, flow;
+            or prompt, tokens.
         attempts: How many answers FAST took; the first draws nothing.
     """
 
@@ -138,13 +139,14 @@ class Policy:
             raise UserError(f"noise must be {list(self.noise_shape)}, not {list(drawn.shape)}")
         preprocess_s = perf_counter() - start
         sample = self._model.sample if continuation is None else continuation.sample
-        with self.turns:
+        with self.turns as waited_s:
             result = sample(inputs, drawn[None])
             normalized = result.actions[0, :, : self.settings.action_dim].cpu().numpy()
         actions = self._in_data_set_units(normalized)
         if continuation is not None:
             actions = continuation.begun(actions)
-        return ActionPrediction(actions, {"preprocess": preprocess_s, **result.timings_s})
+        stages = {"preprocess": preprocess_s, "turn": waited_s, **result.timings_s}
+        return ActionPrediction(actions, stages)
 
     def ask(
         self,
