@@ -31,12 +31,11 @@ from wallx_policy.model.network import Network
 from wallx_policy.model.normalization import (
     Normalization,
     NormalizationMode,
-    from_normalizers,
     from_processors,
     label,
 )
-from wallx_policy.model.normalizer_files import merged, read_normalizers
 from wallx_policy.model.policy import Policy
+from wallx_policy.model.poses import pose_groups
 from wallx_policy.model.prompt import PromptTokenizer
 from wallx_policy.model.settings import (
     PolicySettings,
@@ -49,6 +48,7 @@ from wallx_policy.model.settings import (
 from wallx_policy.model.state import StateEncoder
 from wallx_policy.model.text import TextWriter
 from wallx_policy.model.turns import FairLock
+from wallx_policy.model.wallx_normalization import read_normalization
 from wallx_policy.model.weights import ModelWeights
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -117,7 +117,8 @@ def load_policy(
         raise UserError(f"device {device!r} is not available here: use cpu, or check the driver")
     contract = _own_contract(folder, config)
     processors = _processors(folder, config)
-    if processors is not None and norm_key is not None:
+    key = (contract.norm_key or None) if norm_key is None and contract is not None else norm_key
+    if processors is not None and key is not None:
         raise UserError(f"{folder} is a LeRobot policy with one set of statistics: drop norm_key")
     prediction = _prediction(folder, config, contract, prediction_mode)
 
@@ -140,8 +141,8 @@ def load_policy(
     if processors is not None:
         norm: Normalization | None = from_processors(processors, mode)
     else:
-        stored = merged(weights.normalizers, read_normalizers(folder), folder)
-        norm = from_normalizers(stored, norm_key, mode)
+        groups = (config.model.dof, config.model.agent_pos)
+        norm = read_normalization(folder, weights.normalizers, *groups, key, mode)
     encoding = _state_encoding(folder, config, weights, state_encoding)
     given_dim = _action_dim(config, contract, action_dim, weights.columns)
     actions = positive("horizon", first(horizon, contract and contract.horizon, config.horizon))
@@ -156,6 +157,7 @@ def load_policy(
             f"{folder} predicts by flow: leave out action_tokenizer, fast_max_new_tokens and "
             "fast_retries, or give prediction_mode='fast'"
         )
+    poses = None if norm is None else pose_groups(config, given_dim)
     settings = PolicySettings(
         layout=config.layout,
         prediction=prediction,
@@ -163,6 +165,7 @@ def load_policy(
         cameras=_cameras(folder, config, contract, cameras),
         horizon=actions,
         action_dim=given_dim,
+        end_effectors=() if poses is None else tuple(poses.end_effectors),
         active_columns=weights.columns if config.all_columns_active else given_dim,
         steps=positive("num_steps", first(num_steps, config.grid.steps)),
         end_time=_end_time(config.grid.end if end_time is None else end_time),
@@ -219,6 +222,7 @@ def load_policy(
         TextWriter(generate, tokenizer),
         None if fast is None else FastModel(generate, fast, actions, given_dim),
         turns,
+        poses,
     )
 
 

@@ -18,6 +18,7 @@ from wallx_policy.model.flow import FlowInputs, FlowModel
 from wallx_policy.model.generation import Cancelled, Sampling
 from wallx_policy.model.inputs import Images, InputBuilder, Observation
 from wallx_policy.model.normalization import Normalization
+from wallx_policy.model.poses import AbsolutePoses, PoseGroups
 from wallx_policy.model.settings import PolicySettings, Rotary
 from wallx_policy.model.text import MAX_NEW_TOKENS, TextWriter, Writing
 from wallx_policy.model.turns import FairLock
@@ -34,11 +35,14 @@ class ActionPrediction:
         timings_s: Seconds by stage: preprocess, turn (waiting for it), then vision, prefill, flow;
             or prompt, tokens.
         attempts: How many answers FAST took; the first draws nothing.
+        poses: The same chunk as absolute end-effector poses; None for a checkpoint in joint space,
+            or without statistics.
     """
 
     actions: NDArray[np.float64]
     timings_s: dict[str, float]
     attempts: int = 1
+    poses: AbsolutePoses | None = None
 
 
 class Policy:
@@ -62,8 +66,10 @@ class Policy:
         text: TextWriter,
         fast: FastModel | None,
         turns: FairLock,
+        poses: PoseGroups | None = None,
     ) -> None:
         """Put the parts together; ``fast`` is there if, and only if, the prediction is FAST."""
+        self._poses = poses
         self.settings = settings
         self.turns = turns
         self._model = model
@@ -127,10 +133,12 @@ class Policy:
             prompt = self._inputs.fast(observation)
             preprocess_s = perf_counter() - start
             spelled = self._fast.sample(prompt, seed)
+            actions = self._in_data_set_units(spelled.actions)
             return ActionPrediction(
-                self._in_data_set_units(spelled.actions),
+                actions,
                 {"preprocess": preprocess_s, **spelled.timings_s},
                 spelled.attempts,
+                self._absolute(actions, observation),
             )
         inputs = self.inputs(observation)
         given = torch.randn(self.noise_shape) if noise is None else noise
@@ -145,8 +153,11 @@ class Policy:
         actions = self._in_data_set_units(normalized)
         if continuation is not None:
             actions = continuation.begun(actions)
-        stages = {"preprocess": preprocess_s, "turn": waited_s, **result.timings_s}
-        return ActionPrediction(actions, stages)
+        return ActionPrediction(
+            actions,
+            {"preprocess": preprocess_s, "turn": waited_s, **result.timings_s},
+            poses=self._absolute(actions, observation),
+        )
 
     def ask(
         self,
@@ -214,7 +225,16 @@ class Policy:
             return normalized.astype(np.float64)
         return self._normalization.actions(normalized).astype(np.float64)
 
+    def _absolute(
+        self, actions: NDArray[np.float64], observation: Observation
+    ) -> AbsolutePoses | None:
+        return None if self._poses is None else self._poses.absolute(actions, observation["state"])
+
     def _continuation(self, prefix: ActionPrefix) -> Continuation:
+        if self._poses is not None and self._poses.relative:
+            raise UserError(
+                "actions relative to the state cannot continue a prefix: it was relative to another"
+            )
         mode = self.settings.prediction
         if mode is not PredictionMode.FLOW:
             raise UserError(f"{mode.value} prediction cannot continue a prefix, only flow can")

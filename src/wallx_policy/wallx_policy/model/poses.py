@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from so101_driver.errors import UserError
 
-from wallx_policy.dof_groups import PADDING_GROUP, is_end_effector
+from wallx_policy.dof_groups import BASE_05, PADDING_GROUP, is_end_effector
+from wallx_policy.model.config_types import CheckpointConfig, Layout
 
 Array = NDArray[np.float64]
 
@@ -46,10 +47,13 @@ class AbsolutePoses:
     Attributes:
         end_effectors: By name, e.g. ``follow_left_ee``.
         others: [horizon, width] by name of the group, as predicted: grippers, height, head, base.
+        undefined: Why an end-effector has no pose, by name: its columns are no rotation, as where
+            the training data had only one arm, or the state is unknown.
     """
 
     end_effectors: Mapping[str, Pose]
     others: Mapping[str, Array]
+    undefined: Mapping[str, str]
 
 
 def rotation_from_six(values: ArrayLike) -> Array:
@@ -125,11 +129,11 @@ class PoseGroups:
         groups = cls(given, _slices(agent_pos))
         for name, columns in given.items():
             groups._check(name, columns.stop - columns.start)
-        for end in groups._ends():
+        for end in groups.end_effectors:
             kinds = [_POSITION in name for name in groups._parts(end)]
             if kinds != [True, False]:
                 raise UserError(f"dof_config must give {end} one position and one rotation")
-        return groups if groups._ends() else None
+        return groups if groups.end_effectors else None
 
     def absolute(self, actions: ArrayLike, state: ArrayLike) -> AbsolutePoses:
         """Return a chunk as absolute poses.
@@ -137,42 +141,44 @@ class PoseGroups:
         Args:
             actions: [horizon, columns] in data set units.
             state: [columns] in data set units, that the prediction was made from.
-
-        Raises:
-            UserError: when six numbers are no rotation, or the state is unknown where it is needed.
         """
         chunk = np.asarray(actions, dtype=np.float64)
         now = np.asarray(state, dtype=np.float64)
-        ends = {}
-        for end in self._ends():
+        ends, undefined = {}, {}
+        for end in self.end_effectors:
             position, rotation = self._parts(end)
-            ends[end] = Pose(
-                self._positions(position, chunk, now), self._rotations(rotation, chunk, now)
-            )
+            try:
+                ends[end] = Pose(
+                    self._positions(position, chunk, now), self._rotations(rotation, chunk, now)
+                )
+            except ValueError as error:
+                undefined[end] = str(error)
         others = {
             name: chunk[:, columns]
             for name, columns in self.action.items()
             if not is_end_effector(name)
         }
-        return AbsolutePoses(ends, others)
+        return AbsolutePoses(ends, others, undefined)
+
+    @property
+    def relative(self) -> bool:
+        """Whether the actions mean nothing without the state that they were predicted from."""
+        return any(name.endswith(_RELATIVE) for name in self.action)
 
     def _positions(self, name: str, chunk: Array, now: Array) -> Array:
         values = chunk[:, self.action[name]]
         return values + self._known(name, now) if name.endswith(_RELATIVE) else values
 
     def _rotations(self, name: str, chunk: Array, now: Array) -> Array:
-        try:
-            rotation = _rotation(chunk[:, self.action[name]])
-            if not name.endswith(_RELATIVE):
-                return rotation
-            return rotation @ _rotation(self._known(name, now))
-        except ValueError as error:
-            raise UserError(f"{name}: {error}") from error
+        rotation = _rotation(chunk[:, self.action[name]])
+        return (
+            rotation @ _rotation(self._known(name, now)) if name.endswith(_RELATIVE) else rotation
+        )
 
     def _known(self, name: str, now: Array) -> Array:
         values = now[self.state[self._counterpart(name)]]
-        if not np.isfinite(values).all():
-            raise UserError(f"the state of {self._counterpart(name)} is unknown, {name} adds to it")
+        if len(values) < 3 or not np.isfinite(values).all():
+            raise ValueError(f"the state of {self._counterpart(name)} is unknown")
         return values
 
     def _counterpart(self, name: str) -> str:
@@ -196,14 +202,34 @@ class PoseGroups:
             if columns.stop - columns.start != (6 if other.count("_6D") else 3):
                 raise UserError(f"agent_pos_config has an unexpected number of columns of {other}")
 
-    def _ends(self) -> list[str]:
-        """Return the names of the end-effectors, in order."""
-        return list(dict.fromkeys(_end(name) for name in self.action if is_end_effector(name)))
+    @property
+    def end_effectors(self) -> tuple[str, ...]:
+        """Their names, in order."""
+        ends = (_end(name) for name in self.action if is_end_effector(name))
+        return tuple(dict.fromkeys(ends))
 
     def _parts(self, end: str) -> tuple[str, ...]:
         """Return the names of an end-effector's position and rotation."""
         own = [name for name in self.action if is_end_effector(name) and _end(name) == end]
         return tuple(sorted(own, key=lambda name: _POSITION not in name))
+
+
+def pose_groups(config: CheckpointConfig, action_dim: int) -> PoseGroups | None:
+    """Return the groups of a checkpoint; None if it predicts no end-effector poses.
+
+    Args:
+        config: Of the checkpoint. LeRobot's ``wall_x`` has columns of its own, whatever its base
+            says; wall-oss-0.5 has 26 known ones where nothing is said.
+        action_dim: Leading action columns that are given out.
+    """
+    if config.layout is Layout.LEROBOT:
+        return None
+    dof, agent_pos = config.model.dof, config.model.agent_pos
+    new = config.layout in (Layout.WALL05, Layout.LEROBOT05)
+    if new and not dof and action_dim == sum(BASE_05.values()):
+        dof = BASE_05
+        agent_pos = {name.removesuffix(_RELATIVE): width for name, width in dof.items()}
+    return PoseGroups.of(dof, agent_pos, action_dim)
 
 
 def _slices(groups: Mapping[str, int]) -> dict[str, slice]:

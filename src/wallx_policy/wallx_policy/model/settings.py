@@ -53,6 +53,7 @@ class PolicySettings:
         cameras: Views in prompt order.
         horizon: Actions in a chunk.
         action_dim: Leading action columns that are given out.
+        end_effectors: Whose absolute poses come with them.
         active_columns: Leading action columns that the model is told are in use.
         steps: Euler steps.
         end_time: Flow time where the last one ends.
@@ -73,6 +74,7 @@ class PolicySettings:
     cameras: tuple[str, ...]
     horizon: int
     action_dim: int
+    end_effectors: tuple[str, ...]
     active_columns: int
     steps: int
     end_time: float
@@ -89,6 +91,7 @@ class PolicySettings:
     def line(self) -> str:
         """Return one line for the log."""
         bins = "" if self.state_bins is None else f" in {self.state_bins} bins"
+        poses = f" with poses of {', '.join(self.end_effectors)}" if self.end_effectors else ""
         fast = ""
         if self.fast is not None:
             fast = (
@@ -97,7 +100,7 @@ class PolicySettings:
             )
         return (
             f"{self.layout.value} layout, {self.prediction.value} prediction{fast}, "
-            f"views {', '.join(self.cameras)}, {self.horizon} actions of {self.action_dim}, "
+            f"views {', '.join(self.cameras)}, {self.horizon} actions of {self.action_dim}{poses}, "
             f"{self.active_columns} active columns, inactive ones as {self.inactive.value}, "
             f"{self.steps} Euler steps to {self.end_time:g}, "
             f"{self.action_attention.value} attention, {self.resize.value} resize, "
