@@ -10,7 +10,7 @@ import pytest
 import torch
 from so101_driver.errors import UserError
 from wallx_policy.model import Policy, load_policy
-from wallx_policy.model.decoder import Cache
+from wallx_policy.model.decoder import Cache, Prefix
 from wallx_policy.model.flow import FlowInputs, FlowModel
 
 CLOSE = 1e-5
@@ -117,7 +117,7 @@ def test_the_velocity_has_the_gradient_of_its_differences(
     """Guided chunking differentiates it; the prefix is detached and may be used again."""
     noise = torch.from_numpy(policy.noise(2))[None]
     context = model.prepare(inputs, noise)
-    assert not any(t.requires_grad for pair in context.keys_values for t in pair)
+    assert not any(t.requires_grad for t in context.cache.layer(0, room=25))
     x = noise.clone().requires_grad_()
     weight = torch.from_numpy(policy.noise(3))[None]
     direction = torch.from_numpy(policy.noise(4))[None]
@@ -139,3 +139,44 @@ def test_steps_by_hand_equal_sample(model: FlowModel, inputs: FlowInputs, policy
         for step, (t, after) in enumerate(zip(model.times, model.times[1:], strict=False)):
             x = x + float(after - t) * model.velocity(context, x, step)
     assert torch.equal(x, model.sample(inputs, noise).actions)
+
+
+@pytest.mark.parametrize("attention", ["island", "causal"])
+def test_without_gradients_the_room_is_used_and_nothing_else_changes(
+    random_checkpoint: Path, inputs: FlowInputs, policy: Policy, attention: str
+) -> None:
+    """With gradients every step makes tensors of its own, or the graph of one would be spoilt."""
+    model = load_policy(random_checkpoint, action_attention=attention).model
+    noise = torch.from_numpy(policy.noise(5))[None]
+    context = model.prepare(inputs, noise)
+    assert (context.mask is None) == (attention == "island")
+    keys, _ = context.cache.layer(0, room=25)
+    held = keys.clone()
+    with_gradients = model.velocity(context, noise, 2)
+    assert torch.equal(keys, held)
+    with torch.no_grad():
+        first, other = model.velocity(context, noise, 2), model.velocity(context, -noise, 2)
+        again = model.velocity(context, noise, 2)
+    assert not torch.equal(keys, held)
+    assert torch.equal(keys[:, :, : context.cache.length], held[:, :, : context.cache.length])
+    assert difference(first, with_gradients) < CLOSE
+    assert torch.equal(first, again)
+    assert difference(first, other) > 1e-2
+
+
+def test_a_cache_holds_another_prefix_in_the_same_memory(
+    model: FlowModel, inputs: FlowInputs, policy: Policy, observe: Callable[..., dict]
+) -> None:
+    noise = torch.from_numpy(policy.noise(5))[None]
+    first = model.prepare(inputs, noise).cache
+    second = model.prepare(policy.inputs(observe(1)), noise).cache
+    length, memory = first.length, first.layer(1, room=25)[0]
+    assert difference(memory[:, :, :length], second.layer(1, room=25)[0][:, :, :length]) > 1e-2
+    kept = tuple(
+        tuple(t[:, :, :length] for t in second.layer(n, room=25))
+        for n in range(model.network.config.layers)
+    )
+    first.hold(Prefix(kept, None))
+    assert torch.equal(memory[:, :, :length], kept[1][0])
+    with pytest.raises(ValueError, match="room"):
+        first.layer(0, room=26)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.functional import linear, pad, scaled_dot_product_attention, silu
+from torch.nn.functional import linear, pad, rms_norm, scaled_dot_product_attention, silu
 
 from wallx_policy.model.config import ModelConfig
 from wallx_policy.model.weights import ExpertWeights, ModelWeights
@@ -85,17 +85,33 @@ class Cache:
 
     def add(self, layer: int, k: Tensor, v: Tensor) -> KeysValues:
         """Write a layer's new keys and values behind the others; return all of that layer."""
-        end = self.length + k.shape[2]
-        if end > self._capacity:
-            raise ValueError(f"the cache has room for {self._capacity} tokens, not {end}")
+        self._check(k.shape[2])
         keys, values = self._layers[layer]
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+        return _written(keys, self.length, k), _written(values, self.length, v)
+
+    def layer(self, number: int, room: int) -> KeysValues:
+        """Return the memory of a layer, the tokens held and all room.
+
+        Raises:
+            ValueError: when there is less room.
+        """
+        self._check(room)
+        return self._layers[number]
+
+    def hold(self, prefix: Prefix) -> None:
+        """Replace the first tokens by those of a prefix, in the same memory."""
+        for held, given in zip(self._layers, prefix.keys_values, strict=True):
+            for old, new in zip(held, given, strict=True):
+                old[:, :, : new.shape[2]] = new
 
     def advance(self, tokens: int) -> None:
         """Count tokens that every layer has added."""
         self.length += tokens
+
+    def _check(self, tokens: int) -> None:
+        end = self.length + tokens
+        if end > self._capacity:
+            raise ValueError(f"the cache has room for {self._capacity} tokens, not {end}")
 
 
 class Decoder:
@@ -107,6 +123,7 @@ class Decoder:
         self._layers = weights.layers
         self._final_norms = weights.final_norms
         self._dtype = weights.embedding.dtype
+        self._run_action_layer = self._action_layer
 
     def prefill(
         self, x: Tensor, turn: Rotary, mask: Tensor | None = None, *, final_rows: int = 0
@@ -158,25 +175,65 @@ class Decoder:
         cache.advance(x.shape[1])
         return self._norm(x, self._final_norms[PREFIX])
 
-    def actions(
-        self, x: Tensor, turn: Rotary, prefix: Sequence[KeysValues], mask: Tensor | None
-    ) -> Tensor:
+    def actions(self, x: Tensor, turn: Rotary, prefix: Cache, mask: Tensor | None) -> Tensor:
         """Run action tokens after a prefix; a differentiable function of ``x``.
 
         Args:
             x: [batch, tokens, width of the action expert].
             turn: Rotation of these tokens.
-            prefix: Keys and values of `prefill`.
-            mask: [batch, 1, tokens, prefix + tokens]; None when every row sees everything.
+            prefix: With room for these tokens, which they leave as it was unless gradients are
+                off: then their keys and values are written there, and the next call's over them.
+            mask: From `action_mask`; None when every row sees everything.
 
         Returns:
             Final hidden states like ``x``, f32.
+
+        Raises:
+            ValueError: when there is no room.
         """
-        for experts, (past_k, past_v) in zip(self._layers, prefix, strict=True):
-            q, k, v = self._project(experts[ACTION], x, turn)
-            keys, values = torch.cat((past_k, k), dim=2), torch.cat((past_v, v), dim=2)
-            x = self._finish(experts[ACTION], x, self._attend(q, keys, values, mask))
+        for n, experts in enumerate(self._layers):
+            held = prefix.layer(n, room=x.shape[1])
+            x = self._run_action_layer(experts[ACTION], x, turn, held, prefix.length, mask)
         return self._norm(x, self._final_norms[ACTION])
+
+    def compile_actions(self, backend: str = "inductor") -> None:
+        """Let torch compile a layer as action tokens see it; the first runs take a while."""
+        self._run_action_layer = torch.compile(
+            self._action_layer, backend=backend, fullgraph=True, dynamic=False
+        )
+
+    def _action_layer(
+        self,
+        weights: ExpertWeights,
+        x: Tensor,
+        turn: Rotary,
+        held: KeysValues,
+        length: int,
+        mask: Tensor | None,
+    ) -> Tensor:
+        q, k, v = self._project(weights, x, turn)
+        put = _joined if torch.is_grad_enabled() else _written
+        keys, values = put(held[0], length, k), put(held[1], length, v)
+        # The heads of a group as rows of one head: keys and values are read once, and every
+        # attention kernel can do it, with a mask too.
+        rows = q.unflatten(1, (keys.shape[1], -1)).flatten(2, 3)
+        mixed = scaled_dot_product_attention(rows, keys, values, attn_mask=mask)
+        mixed = mixed.unflatten(2, (-1, x.shape[1])).permute(0, 3, 1, 2, 4).flatten(2)
+        return self._finish(weights, x, mixed)
+
+    def action_mask(self, allowed: Tensor) -> Tensor:
+        """Return the mask that `actions` takes, made once for many steps.
+
+        Args:
+            allowed: [batch, 1, tokens, prefix + tokens], True where a row may attend.
+
+        Returns:
+            [batch, 1, heads of a group · tokens, prefix + tokens], 0 or -inf.
+        """
+        c = self._config
+        mask = torch.zeros(allowed.shape, dtype=self._dtype, device=allowed.device)
+        mask = mask.masked_fill_(~allowed, -torch.inf)
+        return mask.repeat(1, 1, c.heads // c.kv_heads, 1)
 
     def everything(
         self,
@@ -224,9 +281,7 @@ class Decoder:
 
     def _norm(self, x: Tensor, weight: Tensor) -> Tensor:
         """RMS norm in f32, the result in the dtype of the weight."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(-1, keepdim=True) + self._config.rms_eps)
-        return weight * (wide * scale)
+        return rms_norm(x.float(), weight.shape, weight, self._config.rms_eps)
 
     def _project(
         self, weights: ExpertWeights, x: Tensor, turn: Rotary
@@ -235,8 +290,9 @@ class Decoder:
         normed = self._norm(x, weights.input_norm).to(self._dtype)
         joined = linear(normed, weights.qkv, weights.qkv_bias)
         heads = joined.unflatten(-1, (c.heads + 2 * c.kv_heads, c.head_dim)).transpose(1, 2)
-        q, k, v = heads.split((c.heads, c.kv_heads, c.kv_heads), dim=1)
-        return turn.apply(q), turn.apply(k), v
+        to_turn, v = heads.split((c.heads + c.kv_heads, c.kv_heads), dim=1)
+        q, k = turn.apply(to_turn).split((c.heads, c.kv_heads), dim=1)
+        return q, k, v
 
     def _attend(
         self, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, causal: bool = False
@@ -251,6 +307,18 @@ class Decoder:
         normed = self._norm(x, weights.post_norm).to(self._dtype)
         gate, up = linear(normed, weights.gate_up).chunk(2, dim=-1)
         return x + linear(silu(gate) * up, weights.down)
+
+
+def _written(held: Tensor, length: int, new: Tensor) -> Tensor:
+    """Write tokens behind the first ``length`` ones held; return all of them."""
+    end = length + new.shape[2]
+    held[:, :, length:end] = new
+    return held[:, :, :end]
+
+
+def _joined(held: Tensor, length: int, new: Tensor) -> Tensor:
+    """Return the first ``length`` tokens held and new ones, as a tensor of its own."""
+    return torch.cat((held[:, :, :length], new), dim=2)
 
 
 def _causal(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.functional import linear, silu
 
 from wallx_policy.model.config import ActionAttention, StepGrid
-from wallx_policy.model.decoder import KeysValues, Rotary
+from wallx_policy.model.decoder import Cache, Rotary
 from wallx_policy.model.network import EmbeddedPrompt, Network, PromptInputs
 from wallx_policy.model.weights import HeadWeights
 
@@ -53,11 +53,11 @@ class FlowContext:
     """Everything about a batch that does not change from step to step; detached tensors.
 
     Attributes:
-        keys_values: Of the prefix, by layer; None for the oracle.
+        cache: Keys and values of the prefix, with room for the actions; None for the oracle.
         prefix: Embeddings of the prefix [batch, tokens, H], for the oracle only.
         turn: Rotation of the action tokens, or of all tokens for the oracle.
-        mask: [batch, 1, rows, tokens], True where a row may attend; None if everywhere.
-        dof_term: What the mask of columns adds to an action's first layer, [batch, 1, W].
+        mask: As the decoder's `actions` or `everything` takes it.
+        terms: What time and mask of columns add in the head, [steps, batch, 1, W].
         active: [batch, 1, columns], True where a column is in use.
         inactive_velocity: [batch, horizon, columns] for the other columns; None where the model's
             own velocity is taken.
@@ -65,11 +65,11 @@ class FlowContext:
         trace: Filled on the way, if given.
     """
 
-    keys_values: tuple[KeysValues, ...] | None
+    cache: Cache | None
     prefix: Tensor | None
     turn: Rotary
     mask: Tensor | None
-    dof_term: Tensor
+    terms: Tensor
     active: Tensor
     inactive_velocity: Tensor | None
     timings_s: dict[str, float]
@@ -106,10 +106,14 @@ class FlowModel:
         self._head = head
         self._attention = action_attention
         self._target = None if inactive_target is None else inactive_target.to(self.device)
-        # The time embedding enters linearly and is the same for every action and inference.
         width = head.w3.shape[0]
+        # The time embedding enters linearly and is the same for every action and inference.
         times = torch.stack([time_embedding(t, width) for t in self.times[:-1]])
         self._time_terms = linear(times.to(self.device), head.w2[:, width:])
+        # Nothing lies between w1 and w2: their product, in f64, is one matrix.
+        both = (head.w2[:, :width].double() @ head.w1.double()).float()
+        self._from_action = both[:, : self.columns].contiguous()
+        self._from_dof = both[:, self.columns :].contiguous()
 
     @torch.no_grad()
     def sample(
@@ -164,13 +168,14 @@ class FlowModel:
         prefix, allowed = prompt.embeddings[:, :count], self._allowed(prompt, count)
         turn = self.network.turn(prompt.positions)
         mask: Tensor | None = allowed
-        keys_values = None
+        cache = None
         if reuse_prefix:
             before = allowed[:, :, :count, :count] if prompt.padded else None
             part = turn.part(slice(count))
-            keys_values = self.network.decoder.prefill(prefix, part, before).keys_values
+            decoder = self.network.decoder
+            cache = Cache(decoder.prefill(prefix, part, before), room=horizon)
             everything = self._attention is ActionAttention.ISLAND and not prompt.padded
-            mask = None if everything else allowed[:, :, count:]
+            mask = None if everything else decoder.action_mask(allowed[:, :, count:])
             turn = turn.part(slice(count, None))
         active = inputs.dof_mask.to(self.device, torch.float32)[:, None]
         inactive = None
@@ -178,11 +183,11 @@ class FlowModel:
             inactive = self._target - noise.to(self.device, torch.float32)
         clock.lap("prefill")
         return FlowContext(
-            keys_values=keys_values,
+            cache=cache,
             prefix=None if reuse_prefix else prefix,
             turn=turn,
             mask=mask,
-            dof_term=linear(active, self._head.w1[:, self.columns :]),
+            terms=self._terms(active),
             active=active.bool(),
             inactive_velocity=inactive,
             timings_s=clock.timings_s,
@@ -198,9 +203,9 @@ class FlowModel:
             step: Index of the Euler step.
         """
         decoder = self.network.decoder
-        embedding = self._embed_actions(x, context.dof_term, step)
-        if context.keys_values is not None:
-            hidden = decoder.actions(embedding, context.turn, context.keys_values, context.mask)
+        embedding = self._embed_actions(x, context.terms[step])
+        if context.cache is not None:
+            hidden = decoder.actions(embedding, context.turn, context.cache, context.mask)
         else:
             layers = None
             if context.trace is not None and not context.trace.hidden:
@@ -234,11 +239,13 @@ class FlowModel:
         itself = torch.eye(len(order), dtype=torch.bool, device=self.device)
         return ((allowed & prompt.keys[:, None, :]) | itself)[:, None]
 
-    def _embed_actions(self, x: Tensor, dof_term: Tensor, step: int) -> Tensor:
-        head = self._head
-        first = linear(x, head.w1[:, : self.columns]) + dof_term
-        second = linear(first, head.w2[:, : first.shape[-1]]) + self._time_terms[step]
-        return linear(silu(second), head.w3).to(self.network.dtype)
+    def _terms(self, active: Tensor) -> Tensor:
+        """Return the terms of a context for a mask of columns [batch, 1, columns], f32."""
+        return self._time_terms[:, None, None] + linear(active, self._from_dof)
+
+    def _embed_actions(self, x: Tensor, term: Tensor) -> Tensor:
+        inner = silu(linear(x, self._from_action) + term)
+        return linear(inner, self._head.w3).to(self.network.dtype)
 
 
 def time_embedding(t: Tensor, width: int) -> Tensor:

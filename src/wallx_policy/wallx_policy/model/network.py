@@ -94,20 +94,14 @@ class Network:
         Raises:
             UserError: when the tokens do not fit the images, or a state token has no state.
         """
-        ids, embeddings, propri = inputs.input_ids, self.token_embeddings(inputs.input_ids), None
-        is_image, is_state = ids == self.special.image_pad, ids == self.special.propri
-        wanted, given = int(is_image.sum()), 0 if images is None else len(images)
-        if wanted != given:
-            raise UserError(f"the prompt has {wanted} image tokens, the images make {given}")
-        if images is not None:
-            embeddings[is_image.to(self.device)] = images.to(self.dtype)
-        if bool(is_state.any()):
-            propri = self._embed_state(inputs)
-            embeddings[is_state.to(self.device)] = propri
+        propri = None
+        self.check_images(inputs.input_ids, 0 if images is None else len(images))
+        if self.has_state(inputs):
+            propri = self.embed_state(inputs.state, inputs.state_mask)
         keys = inputs.attention_mask.bool()
         return EmbeddedPrompt(
-            embeddings=embeddings,
-            positions=self._positions(inputs).to(self.device),
+            embeddings=self.placed(inputs.input_ids.to(self.device), images, propri),
+            positions=self.positions(inputs).to(self.device),
             keys=keys.to(self.device),
             padded=not bool(keys.all()),
             propri=propri,
@@ -125,7 +119,8 @@ class Network:
         """Return [..., rows], f32, of final hidden states [..., H]; the matrix is the embedding."""
         return linear(hidden.to(self.dtype), self._embedding).float()
 
-    def _positions(self, inputs: PromptInputs) -> Tensor:
+    def positions(self, inputs: PromptInputs) -> Tensor:
+        """Return the positions of a batch in time, height and width, [3, batch, tokens]."""
         merge = int(self.config.vision["spatial_merge_size"])
         grid = inputs.grid_thw
         merged = (torch.zeros(0, 2, dtype=torch.long) if grid is None else grid[:, 1:]) // merge
@@ -138,9 +133,42 @@ class Network:
             )
         )
 
-    def _embed_state(self, inputs: PromptInputs) -> Tensor:
+    def check_images(self, ids: Tensor, given: int) -> None:
+        """Refuse ids that have not one image token for each of the images' embeddings."""
+        wanted = int((ids == self.special.image_pad).sum())
+        if wanted != given:
+            raise UserError(f"the prompt has {wanted} image tokens, the images make {given}")
+
+    def has_state(self, inputs: PromptInputs) -> bool:
+        """Return whether a token stands for the state; UserError if it cannot be embedded."""
+        if not bool((inputs.input_ids == self.special.propri).any()):
+            return False
         if self._propri is None or inputs.state is None or inputs.state_mask is None:
             raise UserError("the prompt has a state token, but there is no state to embed")
+        return True
+
+    def embed_state(self, state: Tensor, known: Tensor) -> Tensor:
+        """Return the embedding [batch, H] of a normalised state and its mask, [batch, columns]."""
         # The references round the state to the stream's dtype before the f32 projection.
-        both = torch.cat((inputs.state, inputs.state_mask), dim=-1).to(self.device, self.dtype)
+        both = torch.cat((state, known), dim=-1).to(self.device, self.dtype)
         return linear(both.float(), self._propri).to(self.dtype)
+
+    def placed(self, ids: Tensor, images: Tensor | None, propri: Tensor | None) -> Tensor:
+        """Return embeddings [batch, tokens, H], with images and state in their tokens' places.
+
+        Nothing here waits for the device, or depends on how many tokens there are of a kind.
+
+        Args:
+            ids: [batch, tokens], on the device.
+            images: [all image tokens, H], or None.
+            propri: [batch, H], or None.
+        """
+        embeddings = self._embedding[ids]
+        if images is not None:
+            is_image = ids == self.special.image_pad
+            row = is_image.flatten().cumsum(0).sub_(1).clamp_(0, len(images) - 1).view_as(ids)
+            embeddings = torch.where(is_image[..., None], images.to(self.dtype)[row], embeddings)
+        if propri is not None:
+            is_state = ids == self.special.propri
+            embeddings = torch.where(is_state[..., None], propri[:, None], embeddings)
+        return embeddings
