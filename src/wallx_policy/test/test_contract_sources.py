@@ -349,6 +349,9 @@ class TestOwnLayouts:
     def test_fast_tokens(self, own: Path) -> None:
         retrain(own, lambda c: c["data"].update(use_fast_tokenizer=True))
         assert Contract.load(own).prediction_mode is PredictionMode.FAST
+        # The discrete tokens of wall-oss-0.5 are others, and no way to make actions.
+        edit(own / "config.json", lambda c: c.update(mot_opt=True))
+        assert Contract.load(own).prediction_mode is PredictionMode.FLOW
 
     def test_statistics_among_the_weights(self, own: Path) -> None:
         (own / "norm_stats.json").unlink()

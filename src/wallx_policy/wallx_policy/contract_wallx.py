@@ -67,7 +67,7 @@ def from_wallx(folder: Path, config: Mapping[str, Any], choices: Choices) -> Bui
     if named is not None:
         notes.append(f"statistics: {name} of {named.source}")
     horizon, horizon_key = _horizon(folder, content)
-    fast = train_config.value(folder, "use_fast_tokenizer") is True
+    fast = train_config.predicts_fast(folder) and not content.get("mot_opt")
     return Built(
         {
             "embodiment": data.robot if poses else "so101",

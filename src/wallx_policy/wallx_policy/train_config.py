@@ -65,6 +65,11 @@ def path_of(folder: Path) -> Path:
     return there[0] if there else folder / FILE_NAME
 
 
+def predicts_fast(folder: Path) -> bool:
+    """Whether the training made actions of FAST tokens; wall-oss-0.5's tokens are others."""
+    return value(folder, "use_fast_tokenizer") is True
+
+
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}

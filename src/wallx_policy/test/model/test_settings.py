@@ -78,6 +78,17 @@ def test_the_defaults_are_those_of_the_table(
     assert defaults(newer, original)[-1] == 16
 
 
+@pytest.mark.parametrize(("said", "mode"), [(True, "fast"), (False, None)])
+def test_training_says_whether_actions_are_tokens(
+    references: Path, wall05: Path, tmp_path: Path, said: bool, mode: str | None
+) -> None:
+    (tmp_path / "config.json").symlink_to(references / "tiny_wallx/config.json")
+    for folder, wanted in ((tmp_path, mode), (wall05, None)):
+        (folder / "config.yml").write_text(f"data: {{use_fast_tokenizer: {said}}}")
+        found = read_config(folder, None).prediction
+        assert (found and found.value) == wanted
+
+
 def test_the_attention_that_the_configuration_names_wins(wall05: Path) -> None:
     path = wall05 / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "causal_action_attention_mask": 0}))

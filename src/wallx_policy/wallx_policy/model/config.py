@@ -87,12 +87,13 @@ def _own(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
     if not new and not model.dof:
         raise UserError(f"{path} lacks dof_config")
     views = train_config.cameras(folder)
+    fast = not new and train_config.predicts_fast(folder)
     points = int(content.get("noise_scheduler", {}).get("num_inference_timesteps", 10))
     return CheckpointConfig(
         layout=Layout.WALL05 if new else Layout.ORIGINAL,
         model=model,
         base=folder,
-        prediction=None,
+        prediction=PredictionMode.FAST if fast else None,
         # The original takes that many *points* of a grid, hence one step fewer.
         grid=StepGrid(points, END_TIME_05) if new else StepGrid(points - 1),
         action_attention=_attention(content),
