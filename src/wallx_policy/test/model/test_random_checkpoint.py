@@ -86,9 +86,7 @@ def test_a_chunk_is_reproduced_from_its_seed(backend: WallOssBackend) -> None:
     assert prediction.actions_rad.shape == (25, 6)
     assert prediction.period_s == backend.contract.period_s
     stages = prediction.timings_s
-    assert stages["preprocess"] > 0.0
-    model_s = sum(stages[name] for name in ("turn", "vision", "prefill", "flow"))
-    assert stages["infer"] == pytest.approx(model_s)
+    assert all(stages[name] > 0.0 for name in ("preprocess", "vision", "prefill", "flow"))
 
 
 def test_an_inference_is_far_below_its_period(backend: WallOssBackend) -> None:
@@ -110,9 +108,9 @@ def test_radians_become_degrees_and_back(
     seen: list[dict] = []
     policy = backend._policy
 
-    def predict(given: dict, noise: np.ndarray) -> object:
+    def predict(given: dict, *how: object, **further: object) -> object:
         seen.append(given)
-        return type(policy).predict(policy, given, noise)
+        return type(policy).predict(policy, given, *how, **further)
 
     monkeypatch.setattr(backend, "_policy", _Spy(policy, predict))
     prediction = backend.predict_with_seed(observation(), 7)

@@ -8,8 +8,9 @@ of its own, one call at a time.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,7 +18,21 @@ from numpy.typing import NDArray
 from so101_driver.parameter_spec import ParameterValue
 
 if TYPE_CHECKING:
+    from wallx_policy.chunk_prefix import JointPrefix
     from wallx_policy.contract import Contract
+
+
+class BadText(Exception):
+    """Words that cannot be given out or followed; the text says why."""
+
+
+class PrefixMode(Enum):
+    """How a backend makes a chunk continue the one under way."""
+
+    FROZEN = "frozen"
+    """The committed rows are kept as they are."""
+    GUIDED = "guided"
+    """The whole chunk leans on the old one, less and less."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +95,8 @@ class Prediction:
             ``image_age_s`` plus ``i * period_s``.
         period_s: Time between two rows.
         timings_s: Seconds by stage of `predict`. ``preprocess`` and ``infer`` are reported in the
-            policy's status; without ``infer`` the whole call counts as that.
+            policy's status; without ``infer`` the rest of the call counts as that. ``turn`` is the
+            time for which a text that was being written had the device.
         noise_seed: Seed of the noise that the actions were drawn with; 0 where nothing is random.
         committed_steps: Leading rows that the backend promises not to change; 0: no promise.
         subtask: What the backend says it is doing now; empty when it does not say.
@@ -92,6 +108,19 @@ class Prediction:
     noise_seed: int = 0
     committed_steps: int = 0
     subtask: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Writing:
+    """How a text is written, beside what it is about.
+
+    Attributes:
+        on_text: Told the text so far whenever it has grown.
+        cancelled: Asked before every token; True ends the text there.
+    """
+
+    on_text: Callable[[str], None]
+    cancelled: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +168,9 @@ class BackendNeeds:
 class Backend(ABC):
     """A policy. The constructor loads it and raises `UserError` for what the user can fix.
 
+    `ask` and `subtask` are called from another thread than `predict`. A backend that writes text
+    lets a waiting `predict` go first after every token.
+
     Attributes:
         name: As registered, e.g. ``wall_oss``; also the ``source`` of its chunks.
         contract: Cameras, joints, units, timing that it was made for.
@@ -146,6 +178,8 @@ class Backend(ABC):
         needs: Inputs an observation must have.
         latency_s: Least time from an observation's stamp to its chunk; the node waits this long
             before it publishes, so that a scripted backend meets the delays a model has.
+        continues: Whether it has `predict_from`.
+        writes_text: Whether it has `ask` and `subtask`.
     """
 
     name: str
@@ -153,6 +187,8 @@ class Backend(ABC):
     description: BackendDescription
     needs: BackendNeeds
     latency_s: float = 0.0
+    continues: bool = False
+    writes_text: bool = False
 
     @abstractmethod
     def __init__(self, settings: BackendSettings) -> None:
@@ -161,6 +197,40 @@ class Backend(ABC):
     @abstractmethod
     def predict(self, observation: Observation) -> Prediction:
         """Return what to do from this observation on."""
+
+    def predict_from(
+        self, observation: Observation, prefix: JointPrefix, mode: PrefixMode
+    ) -> Prediction:
+        """Return what to do from this observation on, continuing what is under way.
+
+        Args:
+            observation: As of `predict`.
+            prefix: What the first rows will be whatever is returned, and what was planned next.
+            mode: How to continue it.
+        """
+        raise NotImplementedError(f"backend {self.name} continues no chunk")
+
+    def ask(self, images: Mapping[str, CameraImage], question: str, writing: Writing) -> str:
+        """Return the answer to a question about images; the text so far once cancelled.
+
+        Args:
+            images: By view; some or all views of the contract.
+            question: In plain words.
+            writing: Whom to tell, whom to ask.
+
+        Raises:
+            BadText: when there is no answer; the sentence says why.
+            UserError: for a question or images that it cannot take.
+        """
+        raise NotImplementedError(f"backend {self.name} writes no text")
+
+    def subtask(self, observation: Observation, writing: Writing) -> str:
+        """Return the next step towards the observation's instruction, as an instruction itself.
+
+        Raises:
+            BadText: when the text is none, was cancelled, or cannot be followed.
+        """
+        raise NotImplementedError(f"backend {self.name} writes no text")
 
     def reset(self) -> None:  # noqa: B027 -- most policies remember nothing
         """Forget earlier observations; called at every activation and for every new instruction."""
