@@ -120,6 +120,20 @@ class TestFailures:
             narrow.encode(np.full((4, 3), 50.0))
 
 
+def test_what_lies_below_the_lowest_number_becomes_it(tmp_path: Path) -> None:
+    narrow = FastCodec(write_codec(tmp_path, character_tokenizer(), -32))
+    assert narrow.encode([[-5.0], [-5.0]]) == [0, 32]
+    assert narrow.decode([0, 32], 2, 1)[0, 0] == pytest.approx(-3.2 / np.sqrt(2))
+
+
+def test_a_special_token_counts_as_what_it_says(tmp_path: Path) -> None:
+    tokenizer = character_tokenizer()
+    tokenizer.add_special_tokens(["<pad>"])
+    codec = FastCodec(write_codec(tmp_path, tokenizer, -32))
+    with pytest.raises(FastFailure, match="spell 7 numbers"):
+        codec.decode([1, 2, 64], 2, 1)
+
+
 class TestFolders:
     @pytest.mark.parametrize("name", ["tokenizer.json", "processor_config.json"])
     def test_a_file_is_missing(self, tmp_path: Path, name: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import threading
+import time
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -19,15 +20,17 @@ from safetensors.torch import load_file
 from so101_driver.errors import UserError
 from tokenizers import Tokenizer
 from wallx_policy.model import Policy, load_policy
-from wallx_policy.model.generation import GenerationFailure
+from wallx_policy.model.generation import Generation, GenerationFailure, Stop
 from wallx_policy.model.points import rescaled_points
 from wallx_policy.model.prompt import (
+    PromptTokenizer,
     chat_prompt,
     flow_prompt,
     question_prompt_05,
     subtask_prompt,
     view_phrase_05,
 )
+from wallx_policy.model.text import TextWriter, Writing
 
 VIEWS = ("front", "left_wrist_view")
 QUESTION = "what should you do next? Think step by step."
@@ -248,6 +251,35 @@ class TestAnswers:
     ) -> None:
         with pytest.raises(GenerationFailure, match=words):
             writing(text).subtask(observe(), **how)
+
+    def test_a_special_token_in_bytes_is_no_subtask(self, random_checkpoint: Path) -> None:
+        tokenizer = PromptTokenizer(random_checkpoint, 10**6)
+        ids = [tokenizer._tokenizer.token_to_id(letter) for letter in "go<|a|>"]
+        writer = TextWriter(lambda *_, **__: Generation(tuple(ids), Stop.END, None, {}), tokenizer)
+        assert writer.text(None, Writing())[0] == "go<|a|>"
+        with pytest.raises(GenerationFailure, match=r"holds the token <\|a\|>"):
+            writer.sentence(None, Writing())
+
+    def test_special_tokens_are_not_told(self, writing: Callable, observe: Callable) -> None:
+        policy = writing(" red<|vision_start|> cube")
+        assert policy.ask(observe()["images"], "what?") == "red cube"
+
+    def test_a_prediction_waits_for_its_turn(self, policy: Policy, observation: dict) -> None:
+        done: list[dict[str, float]] = []
+
+        def predict() -> None:
+            done.append(policy.predict(observation, policy.noise(0)).timings_s)
+
+        thread = threading.Thread(target=predict)
+        with policy.turns:
+            thread.start()
+            deadline = time.monotonic() + 5.0
+            while len(policy.turns._queue) < 2 and time.monotonic() < deadline:
+                time.sleep(0.001)
+            time.sleep(0.02)
+            assert not done
+        thread.join()
+        assert done[0]["turn"] >= 0.02
 
     def test_a_subtask_needs_every_view(self, policy: Policy, observation: dict) -> None:
         del observation["images"]["front"]
