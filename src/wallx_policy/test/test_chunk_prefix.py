@@ -19,8 +19,8 @@ from wallx_policy.chunk_prefix import (
     NoPrefixReason,
     PrefixBuilder,
     PrefixSettings,
-    TimedChunk,
 )
+from wallx_policy.joined_chunks import JoinedChunks, JoinSettings, TimedChunk
 from wallx_policy.latency import SteadyLatency
 
 PERIOD_S, HORIZON = 0.04, 25
@@ -39,13 +39,22 @@ def rows_s(stamp_ns: int, rows: int = HORIZON) -> np.ndarray:
     return (stamp_ns - START_NS) * 1e-9 + PERIOD_S * np.arange(rows)
 
 
+def note(
+    builder: PrefixBuilder, stamp_ns: int, positions: np.ndarray, image_age_s: float = 0.0
+) -> None:
+    """A chunk that is published at once."""
+    builder.note_chunk(
+        stamp_ns, image_age_s, PERIOD_S, positions, published_ns=stamp_ns, committed=0
+    )
+
+
 def running(
     chunk_ms: int, until_ms: int, off: float = 0.0, settings: PrefixSettings | None = None
 ) -> PrefixBuilder:
     """One chunk along the path, and commands that follow it; ``off`` is added to the commands."""
     builder = PrefixBuilder(settings)
     stamp_ns = START_NS + chunk_ms * MS
-    builder.note_chunk(stamp_ns, 0.0, PERIOD_S, path(rows_s(stamp_ns)))
+    note(builder, stamp_ns, path(rows_s(stamp_ns)))
     for tick_ns in range(START_NS, START_NS + until_ms * MS + 1, TICK_NS):
         builder.note_command(tick_ns, path((tick_ns - START_NS) * 1e-9) + off)
     return builder
@@ -103,7 +112,7 @@ def test_what_was_executed_comes_from_the_commands(off: float, waited_ms: int) -
     times_s = rows_s(START_NS + 200 * MS, len(prefix.positions_rad))
     error = prefix.positions_rad - path(times_s)
     last_s = 0.01 * ((200 + waited_ms) // 10)
-    expected = off * np.clip(1.0 - (times_s - last_s) / 0.1, 0.0, 1.0)
+    expected = off * np.clip(1.0 - (times_s - last_s) / 0.2, 0.0, 1.0)
     np.testing.assert_allclose(error, np.tile(expected[:, None], 6), atol=4e-4)
 
 
@@ -127,7 +136,7 @@ def test_while_a_chunk_takes_over_commands_are_between_it_and_the_last() -> None
     """The second plan is 0.2 rad off; half way there, nobody has left anything."""
     builder = running(0, 200, off=0.1)
     stamp_ns = START_NS + 100 * MS
-    builder.note_chunk(stamp_ns, 0.0, PERIOD_S, path(rows_s(stamp_ns)) + 0.2)
+    note(builder, stamp_ns, path(rows_s(stamp_ns)) + 0.2)
     assert isinstance(build(builder, 200, 200)(), JointPrefix)
     alone = running(0, 200, off=0.1)
     assert build(alone, 200, 200)().reason is NoPrefixReason.LEFT
@@ -136,7 +145,7 @@ def test_while_a_chunk_takes_over_commands_are_between_it_and_the_last() -> None
 def test_chunks_of_reached_positions_are_executed_early() -> None:
     """Commands at a time are the chunk's points of 115 ms later."""
     builder = PrefixBuilder(PrefixSettings(lookahead_s=0.115))
-    builder.note_chunk(START_NS, 0.0, PERIOD_S, path(rows_s(START_NS)))
+    note(builder, START_NS, path(rows_s(START_NS)))
     for tick_ns in range(START_NS - 300 * MS, START_NS + 201 * MS, TICK_NS):
         builder.note_command(tick_ns, path((tick_ns - START_NS) * 1e-9 + 0.115))
     prefix = build(builder, 200, 200)()
@@ -148,7 +157,7 @@ def test_chunks_of_reached_positions_are_executed_early() -> None:
 
 def test_old_images_leave_fewer_rows_to_commit() -> None:
     builder = PrefixBuilder()
-    builder.note_chunk(START_NS, 0.04, PERIOD_S, path(rows_s(START_NS) + 0.04))
+    note(builder, START_NS, path(rows_s(START_NS) + 0.04), image_age_s=0.04)
     for tick_ns in range(START_NS, START_NS + 261 * MS, TICK_NS):
         builder.note_command(tick_ns, path((tick_ns - START_NS) * 1e-9))
     prefix = builder.build(
@@ -245,7 +254,7 @@ class TestNone:
 
 def test_a_chunk_older_than_the_last_begins_a_new_history() -> None:
     builder = running(500, 600)
-    builder.note_chunk(START_NS, 0.0, PERIOD_S, path(rows_s(START_NS)) + 1.0)
+    note(builder, START_NS, path(rows_s(START_NS)) + 1.0)
     assert build(builder, 500, 600)().reason is NoPrefixReason.LEFT
 
 
@@ -292,3 +301,51 @@ class TestSteadyLatency:
         for total_s in [0.1] * 50 + [0.2] * 20:
             latency.add(total_s)
         assert latency.expected_s == pytest.approx(0.2)
+
+
+class TestJoining:
+    def add(self, joined: JoinedChunks, ms: int, value: float, committed: int = 0) -> None:
+        points = np.full((HORIZON, 6), value)
+        due_ns = START_NS + ms * MS
+        joined.add(TimedChunk(due_ns, PERIOD_S, points), due_ns + 100 * MS, committed)
+
+    def test_a_chunk_fades_in_when_it_arrives_and_the_longer_the_further_it_is(self) -> None:
+        for gap, join_ms in ((1e-6, 100), (0.01, 311), (1.0, 500)):
+            joined = JoinedChunks()
+            self.add(joined, 0, 0.0)
+            self.add(joined, 200, gap)
+            at_ms = np.array([299, 300, 300 + join_ms / 2, 300 + join_ms, 900])
+            shares = joined.at(START_NS + (at_ms * MS).astype(np.int64))[:, 0] / gap
+            np.testing.assert_allclose(shares, [0.0, 0.0, 0.5, 1.0, 1.0], atol=0.01)
+
+    def test_committed_rows_delay_it(self) -> None:
+        joined = JoinedChunks()
+        self.add(joined, 0, 0.0)
+        self.add(joined, 200, 1e-6, committed=6)
+        at = START_NS + np.array([399, 400, 450, 500]) * MS
+        np.testing.assert_allclose(joined.at(at)[:, 0] * 1e6, [0.0, 0.0, 0.5, 1.0], atol=1e-3)
+
+    def test_gentler_limits_take_longer(self) -> None:
+        assert JoinSettings(jerk_rad_s3=50.0).duration_s(0.01) > JoinSettings().duration_s(0.01)
+        assert JoinSettings(acceleration_rad_s2=1.0).duration_s(0.01) == 0.5
+
+    @given(st.lists(st.floats(-1.0, 1.0), min_size=1, max_size=12), st.integers(0, 3000))
+    def test_it_is_always_between_the_chunks(self, values: list[float], at_ms: int) -> None:
+        joined = JoinedChunks()
+        for number, value in enumerate(values):
+            self.add(joined, 100 * number, value)
+        position = joined.at(np.array([START_NS + at_ms * MS]))[0, 0]
+        assert min(values) - 1e-9 <= position <= max(values) + 1e-9
+
+    def test_the_numbers_are_those_of_safety(self) -> None:
+        """Copied, because they are no part of its interface; this fails when they change."""
+        from so101_driver.safety import blending
+        from so101_driver.safety.settings import Settings
+
+        from wallx_policy import joined_chunks
+
+        for name in ("JOIN_SHARE", "LONGEST_JOIN_S", "SETTLED"):
+            assert getattr(joined_chunks, name) == getattr(blending, name)
+        assert blending._FADE_ACCELERATION == joined_chunks.FADE_ACCELERATION
+        assert blending._FADE_JERK == joined_chunks.FADE_JERK
+        assert Settings().join_s == JoinSettings().join_s

@@ -7,22 +7,22 @@ caller; positions are radians in the order of ``so101_driver.joints.JOINT_NAMES`
 
 from __future__ import annotations
 
-import math
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.interpolate import CubicHermiteSpline
 from so101_driver.safety.types import Mode, State
+
+from wallx_policy.joined_chunks import JoinedChunks, JoinSettings, TimedChunk
 
 Array = NDArray[np.float64]
 
 COMMANDS_KEPT = 400
 """Four seconds at 100 Hz."""
-CHUNKS_KEPT = 3
-"""While safety lets a chunk take over, commands are between it and those before."""
+CORRECTION_S = 0.2
+"""What separates the newest command from the expected one is expected to vanish in so long."""
 
 
 class NoPrefixReason(Enum):
@@ -65,43 +65,6 @@ class JointPrefix:
     committed: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class TimedChunk:
-    """A chunk as safety executes it.
-
-    Attributes:
-        due_ns: When row 0 is executed.
-        period_s: Time between two rows.
-        positions_rad: [rows, 6].
-    """
-
-    due_ns: int
-    period_s: float
-    positions_rad: Array
-
-    @property
-    def end_ns(self) -> int:
-        """When the last row is executed."""
-        return self.due_ns + round((len(self.positions_rad) - 1) * self.period_s * 1e9)
-
-    def covers(self, times_ns: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Whether times lie between the first row and the last."""
-        return (times_ns >= self.due_ns) & (times_ns <= self.end_ns)
-
-    def at(self, times_ns: NDArray[np.int64]) -> Array:
-        """Return positions [times, 6], before and after the chunk its ends.
-
-        A cubic through all rows, with the mean of the neighbouring slopes in each.
-        """
-        rows = len(self.positions_rad)
-        if rows == 1:
-            return np.repeat(self.positions_rad, len(times_ns), axis=0)
-        steps = np.arange(rows, dtype=np.float64)
-        wanted = np.clip((times_ns - self.due_ns) * 1e-9 / self.period_s, 0.0, steps[-1])
-        slopes = np.gradient(self.positions_rad, axis=0)
-        return CubicHermiteSpline(steps, self.positions_rad, slopes)(wanted)
-
-
 @dataclass(frozen=True, slots=True)
 class PrefixSettings:
     """How commands and chunks are put together.
@@ -109,18 +72,17 @@ class PrefixSettings:
     Attributes:
         tolerance_rad: How far a command may be from where the chunks lead.
         margin_s: From publishing a chunk to the command that begins to follow it.
-        join_s: Time in which safety takes a newer chunk over: so long, what separates the last
-            command from the chunk goes on to shrink.
         longest_gap_s: Between two commands, and since the last one.
         lookahead_s: How much earlier than due safety executes points; above 0 for chunks of reached
             positions (``action_kind: state``).
+        join: How safety lets a chunk take over.
     """
 
     tolerance_rad: float = 0.05
     margin_s: float = 0.02
-    join_s: float = 0.1
     longest_gap_s: float = 0.1
     lookahead_s: float = 0.0
+    join: JoinSettings = field(default_factory=JoinSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +98,7 @@ class PrefixBuilder:
 
     def __init__(self, settings: PrefixSettings | None = None) -> None:
         self._settings = settings if settings is not None else PrefixSettings()
-        self._chunks: deque[TimedChunk] = deque(maxlen=CHUNKS_KEPT)
+        self._chunks = JoinedChunks(self._settings.join)
         self._commands: deque[tuple[int, Array]] = deque(maxlen=COMMANDS_KEPT)
 
     def clear(self) -> None:
@@ -145,14 +107,23 @@ class PrefixBuilder:
         self._commands.clear()
 
     def note_chunk(
-        self, stamp_ns: int, image_age_s: float, period_s: float, positions_rad: ArrayLike
+        self,
+        stamp_ns: int,
+        image_age_s: float,
+        period_s: float,
+        positions_rad: ArrayLike,
+        *,
+        published_ns: int,
+        committed: int,
     ) -> None:
-        """Remember a chunk that was published; the arguments are the message's."""
-        positions = np.array(positions_rad, dtype=np.float64)
-        due_ns = self._due_ns(stamp_ns, image_age_s)
-        if self._chunks and due_ns <= self._chunks[-1].due_ns:
-            self._chunks.clear()
-        self._chunks.append(TimedChunk(due_ns, period_s, positions))
+        """Remember a chunk when it is published; the other arguments are the message's."""
+        chunk = TimedChunk(
+            self._due_ns(stamp_ns, image_age_s),
+            period_s,
+            np.array(positions_rad, dtype=np.float64),
+        )
+        arrival_ns = published_ns + round(self._settings.margin_s * 1e9)
+        self._chunks.add(chunk, arrival_ns, committed)
 
     def note_command(self, stamp_ns: int, positions_rad: ArrayLike) -> None:
         """Remember one of ``joint_commands``; a stamp that does not grow begins anew."""
@@ -194,9 +165,9 @@ class PrefixBuilder:
             return refusal
         if latency_s is None:
             return NoPrefix(NoPrefixReason.NO_LATENCY, "too few inferences yet to know their time")
-        if not self._chunks:
+        newest = self._chunks.newest
+        if newest is None:
             return NoPrefix(NoPrefixReason.NO_CHUNK, "no chunk was published yet")
-        newest = self._chunks[-1]
         rows_ns = self._due_ns(stamp_ns, image_age_s) + np.round(
             np.arange(horizon) * period_s * 1e9
         ).astype(np.int64)
@@ -218,8 +189,8 @@ class PrefixBuilder:
         rows_ns = rows_ns[: rows if guide else committed]
         last_ns = told_ns[-1:]
         ahead_s = np.maximum(rows_ns - last_ns, 0) * 1e-9
-        fade = np.maximum(1.0 - ahead_s / self._settings.join_s, 0.0)[:, None]
-        to_come = newest.at(rows_ns) + fade * (told_rad[-1] - newest.at(last_ns))
+        fade = np.maximum(1.0 - ahead_s / CORRECTION_S, 0.0)[:, None]
+        to_come = self._chunks.at(rows_ns) + fade * (told_rad[-1] - self._chunks.at(last_ns))
         done = np.stack([np.interp(rows_ns, told_ns, joint) for joint in told_rad.T], axis=-1)
         positions = np.where((rows_ns <= last_ns)[:, None], done, to_come)
         return JointPrefix(positions, committed)
@@ -251,13 +222,7 @@ class PrefixBuilder:
 
     def _left(self, times_ns: NDArray[np.int64], told_rad: Array) -> NoPrefix | None:
         """Compare commands with the chunks: they may be on any of them, or on the way between."""
-        lower = np.full_like(told_rad, math.inf)
-        upper = np.full_like(told_rad, -math.inf)
-        for chunk in self._chunks:
-            inside = chunk.covers(times_ns)
-            wanted = chunk.at(times_ns[inside])
-            lower[inside] = np.minimum(lower[inside], wanted)
-            upper[inside] = np.maximum(upper[inside], wanted)
+        lower, upper = self._chunks.bounds(times_ns)
         known = np.isfinite(lower)
         off = np.maximum(lower - told_rad, told_rad - upper)[known]
         most_rad = float(off.max(initial=0.0))
