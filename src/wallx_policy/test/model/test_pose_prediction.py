@@ -11,6 +11,8 @@ import yaml
 from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 from so101_driver.errors import UserError
+from wallx_policy.backends.base import BackendSettings
+from wallx_policy.backends.wall_oss import WallOssBackend
 from wallx_policy.contract import (
     ActionKind,
     ActionSpace,
@@ -167,6 +169,22 @@ class TestNormStats:
         assert "of b in norm_stats.json" in load_policy(folder, state_bins=512).description
         given = load_policy(folder, state_bins=512, norm_key="a")
         assert "of a in norm_stats.json" in given.description
+
+    def test_poses_do_not_drive_this_arm(self, folder: Path) -> None:
+        channels = (Channel("follow_left_ee_cartesian_pos[0]", Unit.METRE),)
+        contract = Contract(
+            embodiment="two arms",
+            action_space=ActionSpace.EE,
+            cameras=(),
+            state=channels,
+            action=channels,
+            period_s=0.04,
+            horizon=32,
+            action_kind=ActionKind.GOAL,
+        )
+        contract.save(folder)
+        with pytest.raises(UserError, match=r"end-effector poses: .*fine-tuned in joint space"):
+            WallOssBackend(BackendSettings(checkpoint=str(folder)))
 
     def test_missing_statistics_name_file_and_feature(self, folder: Path) -> None:
         features = self.features(1.0)

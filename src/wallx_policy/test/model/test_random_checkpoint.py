@@ -52,6 +52,15 @@ def test_it_says_that_it_is_random(random_checkpoint: Path, backend: WallOssBack
     assert "RANDOM" in backend.description.summary
 
 
+def test_the_log_says_which_units_were_taken_and_why(backend: WallOssBackend) -> None:
+    for words in (
+        "state: arm joints in degrees, as contract.yaml says",
+        "its statistics fit degrees (wrist_roll reaches 162.8, beyond ±100)",
+        "action: arm joints in degrees",
+    ):
+        assert words in backend.description.summary
+
+
 def test_it_fits_the_simulated_arm(backend: WallOssBackend) -> None:
     graph = GraphDescription(SIZES, JOINT_NAMES, tuple(HOME_RAD))
     assert backend.contract.differences(graph) == ()

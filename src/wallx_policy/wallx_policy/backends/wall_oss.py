@@ -29,6 +29,7 @@ from wallx_policy.backends.model_settings import PARAMETER, parse_settings
 from wallx_policy.chunk_prefix import JointPrefix
 from wallx_policy.chunks import BadPrediction
 from wallx_policy.contract import ActionSpace, PredictionMode, Weights, read_contract
+from wallx_policy.contract_types import EE_ADVICE
 from wallx_policy.model import ActionPrefix, FastFailure, GenerationFailure, load_policy
 from wallx_policy.model import Observation as ModelObservation
 from wallx_policy.model import PrefixMode as ModelPrefixMode
@@ -44,10 +45,7 @@ class WallOssBackend(Backend):
         self.name = "wall_oss"
         self.contract, notes = read_contract(folder)
         if self.contract.action_space is not ActionSpace.JOINT:
-            raise UserError(
-                f"{folder} predicts end-effector poses, which this arm's joint commands cannot "
-                "carry: use a checkpoint fine-tuned in joint space"
-            )
+            raise UserError(f"{folder} predicts end-effector poses: {EE_ADVICE}")
         self._calibration = Calibration.load(settings.calibration) if settings.calibration else None
         # Fails now, not at the first chunk, when a unit needs a calibration that was not given.
         self.contract.to_radians(np.zeros(len(self.contract.action)), self._calibration)
