@@ -125,6 +125,14 @@ class Decoder:
         self._dtype = weights.embedding.dtype
         self._run_action_layer = self._action_layer
 
+    def empty_cache(self, batch: int, tokens: int, room: int) -> Cache:
+        """Return a cache that holds ``tokens`` zeros, to be replaced by `Cache.hold`."""
+        c = self._config
+        device = self._final_norms[PREFIX].device
+        shape = (batch, c.kv_heads, tokens, c.head_dim)
+        nothing = torch.zeros(shape, dtype=self._dtype, device=device)
+        return Cache(Prefix(((nothing, nothing),) * len(self._layers), None), room)
+
     def prefill(
         self, x: Tensor, turn: Rotary, mask: Tensor | None = None, *, final_rows: int = 0
     ) -> Prefix:

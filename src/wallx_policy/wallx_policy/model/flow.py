@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from time import perf_counter
 
 import numpy as np
@@ -103,6 +104,7 @@ class FlowModel:
         self.device = network.device
         self.columns = head.back.shape[0]
         self.times = grid.times()
+        self._lengths = [float(after - t) for t, after in pairwise(self.times)]
         self._head = head
         self._attention = action_attention
         self._target = None if inactive_target is None else inactive_target.to(self.device)
@@ -137,10 +139,7 @@ class FlowModel:
         """
         context = self.prepare(inputs, noise, reuse_prefix=reuse_prefix, trace=trace)
         clock = Stopwatch(self.device)
-        x = noise.to(self.device, torch.float32)
-        for step in range(self.grid.steps):
-            v = self.velocity(context, x, step)
-            x = x + float(self.times[step + 1] - self.times[step]) * v
+        x = self._integrated(context, noise.to(self.device, torch.float32))
         clock.lap("flow")
         return FlowResult(x, {**context.timings_s, **clock.timings_s})
 
@@ -220,6 +219,11 @@ class FlowModel:
             context.trace.embeddings.append(embedding)
             context.trace.velocities.append(v)
         return v
+
+    def _integrated(self, context: FlowContext, x: Tensor) -> Tensor:
+        for step, length in enumerate(self._lengths):
+            x = x + length * self.velocity(context, x, step)
+        return x
 
     def _prefix_length(self, inputs: FlowInputs, horizon: int) -> int:
         is_action = inputs.input_ids == self.network.special.action

@@ -13,7 +13,7 @@ from wallx_policy.model.config import ModelConfig
 from wallx_policy.model.decoder import Decoder, Rotary, rotary
 from wallx_policy.model.positions import mrope_positions
 from wallx_policy.model.prompt import SpecialIds
-from wallx_policy.model.vision import VisionTower
+from wallx_policy.model.vision import VisionPlan, VisionTower
 from wallx_policy.model.weights import ModelWeights
 
 
@@ -87,6 +87,14 @@ class Network:
     def see(self, pixel_values: Tensor, grid_thw: Tensor) -> Tensor:
         """Return one embedding for every 2×2 patches, [sum of patches / 4, H]."""
         return self._vision(pixel_values, grid_thw)
+
+    def plan(self, grid_thw: Tensor) -> VisionPlan:
+        """Return the plan for images of these sizes, [images, 3]."""
+        return self._vision.plan(grid_thw)
+
+    def see_planned(self, pixel_values: Tensor, plan: VisionPlan) -> Tensor:
+        """Return what `see` does of images on the device that a plan was made for."""
+        return self._vision.run(pixel_values, plan)
 
     def embed(self, inputs: PromptInputs, images: Tensor | None) -> EmbeddedPrompt:
         """Embed a batch, its image tokens replaced by ``images`` and its state token by the state.

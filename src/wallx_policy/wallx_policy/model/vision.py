@@ -103,12 +103,14 @@ class VisionPlan:
         sin: Likewise.
         windows: Who sees whom in most blocks.
         images: And in the others.
+        tokens: Embeddings of all images.
     """
 
     cos: Tensor
     sin: Tensor
     windows: Groups
     images: Groups
+    tokens: int
 
 
 class VisionTower:
@@ -201,6 +203,7 @@ class VisionTower:
             sin.to(self._device),
             self._grouped(torch.cat(windows)),
             self._grouped(torch.cat(images)),
+            tokens=len(cos) // self._merge**2,
         )
 
     def _places(self, height: int, width: int) -> tuple[Tensor, Tensor]:
