@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+from so101_driver.errors import UserError
+from wallx_policy.contract_types import PredictionMode
 from wallx_policy.model import load_policy
 from wallx_policy.model.config import (
     ActionAttention,
@@ -20,7 +22,7 @@ from wallx_policy.model.config import (
 from wallx_policy.model.images import Resize
 from wallx_policy.model.network_config import _FLAGS
 from wallx_policy.model.normalization import NormalizationMode
-from wallx_policy.model.settings import PolicySettings
+from wallx_policy.model.settings import PolicySettings, as_graphs, compiled
 
 PAGE = Path(__file__).resolve().parents[4] / "docs/checkpoints.md"
 
@@ -109,6 +111,7 @@ def test_the_attention_that_the_configuration_names_wins(wall05: Path) -> None:
         ({"state_encoding": "text", "state_bins": 99}, ("state as text in 99 bins",)),
         ({"action_dim": 5}, ("25 actions of 5", "5 active columns", "inactive ones as model")),
         ({"inactive_columns": "zero"}, ("inactive ones as zero",)),
+        ({"compile_steps": True}, ("on cpu, compiled steps",)),
     ],
 )
 def test_one_line_says_what_was_taken(
@@ -125,3 +128,22 @@ def test_no_setting_is_left_out_of_the_line(random_checkpoint: Path) -> None:
     assert isinstance(settings, PolicySettings)
     source = inspect.getsource(PolicySettings.line)
     assert [field.name for field in fields(settings) if f"self.{field.name}" not in source] == []
+
+
+def test_flow_on_a_gpu_runs_as_graphs_unless_told_otherwise(random_checkpoint: Path) -> None:
+    flow, fast = PredictionMode.FLOW, PredictionMode.FAST
+    assert as_graphs("cuda:1", flow, None)
+    assert not as_graphs("cuda", flow, False)
+    assert not as_graphs("cuda", fast, None)
+    assert not as_graphs("cpu", flow, None)
+    with pytest.raises(UserError, match="fast on cuda"):
+        as_graphs("cuda", fast, True)
+    with pytest.raises(UserError, match="flow on a GPU, not for flow on cpu"):
+        load_policy(random_checkpoint, cuda_graphs=True)
+
+
+def test_only_steps_can_be_compiled() -> None:
+    assert compiled(PredictionMode.FLOW, True)
+    assert not compiled(PredictionMode.FAST, False)
+    with pytest.raises(UserError, match="compile_steps is for flow"):
+        compiled(PredictionMode.FAST, True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from so101_driver.errors import UserError
@@ -23,8 +24,10 @@ from wallx_policy.model.config_types import (
     StepGrid,
 )
 from wallx_policy.model.fast import FastModel, read_fast
+from wallx_policy.model.fixed_flow import FixedFlow
 from wallx_policy.model.flow import FlowModel
 from wallx_policy.model.generation import Generator
+from wallx_policy.model.graphs import CudaGraphs
 from wallx_policy.model.images import ImagePreprocessor, Resize, read_image_settings
 from wallx_policy.model.inputs import InputBuilder
 from wallx_policy.model.network import Network
@@ -40,7 +43,9 @@ from wallx_policy.model.prompt import PromptTokenizer
 from wallx_policy.model.settings import (
     PolicySettings,
     Rotary,
+    as_graphs,
     choice,
+    compiled,
     first,
     optional_choice,
     positive,
@@ -77,6 +82,8 @@ def load_policy(
     action_tokenizer: str | Path | None = None,
     fast_max_new_tokens: int | None = None,
     fast_retries: int | None = None,
+    cuda_graphs: bool | None = None,
+    compile_steps: bool = False,
 ) -> Policy:
     """Load a WALL-OSS checkpoint; None takes its own setting, or its layout's default.
 
@@ -105,6 +112,8 @@ def load_policy(
         action_tokenizer: Folder of the tokenizer of FAST.
         fast_max_new_tokens: Most tokens of a FAST answer.
         fast_retries: Further FAST attempts, drawn at temperature 0.7, when an answer is no chunk.
+        cuda_graphs: Whether flow runs as CUDA graphs over fixed shapes; so it does on a GPU.
+        compile_steps: Whether torch compiles a decoder layer of the Euler steps.
 
     Raises:
         UserError: naming the file, key or argument at fault.
@@ -180,6 +189,8 @@ def load_policy(
         statistics=label(norm),
         device=device,
         dtype=dtype,
+        cuda_graphs=as_graphs(device, prediction, cuda_graphs),
+        compile_steps=compiled(prediction, compile_steps),
     )
     columns = weights.state_columns or config.state_columns or weights.columns
     width = first(contract and len(contract.state), config.state_dim, columns)
@@ -192,12 +203,10 @@ def load_policy(
     network = Network(
         config.model, weights, tokenizer.special, bf16_rotary=settings.rotary is Rotary.BF16
     )
-    model = FlowModel(
-        network,
-        weights.head,
-        action_attention=settings.action_attention,
-        grid=StepGrid(settings.steps, settings.end_time),
-        inactive_target=_inactive_target(folder, settings, weights.columns, norm),
+    if settings.compile_steps:
+        network.decoder.compile_actions()
+    model = _flow_model(
+        network, weights, settings, _inactive_target(folder, settings, weights.columns, norm)
     )
     images = ImagePreprocessor(image_settings, settings.resize, config.resolution, config.long_side)
     state = StateEncoder(
@@ -224,6 +233,19 @@ def load_policy(
         turns,
         poses,
     )
+
+
+def _flow_model(
+    network: Network, weights: ModelWeights, settings: PolicySettings, target: Tensor | None
+) -> FlowModel:
+    given: dict[str, Any] = {
+        "action_attention": settings.action_attention,
+        "grid": StepGrid(settings.steps, settings.end_time),
+        "inactive_target": target,
+    }
+    if settings.cuda_graphs:
+        return FixedFlow(network, weights.head, **given, recorder=CudaGraphs(network.device))
+    return FlowModel(network, weights.head, **given)
 
 
 def _own_contract(folder: Path, config: CheckpointConfig) -> Contract | None:

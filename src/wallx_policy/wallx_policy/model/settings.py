@@ -66,6 +66,8 @@ class PolicySettings:
         statistics: Formula of the normalisation, and where its numbers come from.
         device: Where the model runs.
         dtype: Of its matrices.
+        cuda_graphs: Whether flow runs as CUDA graphs.
+        compile_steps: Whether its steps are compiled.
     """
 
     layout: Layout
@@ -87,6 +89,8 @@ class PolicySettings:
     statistics: str
     device: str
     dtype: str
+    cuda_graphs: bool
+    compile_steps: bool
 
     def line(self) -> str:
         """Return one line for the log."""
@@ -106,6 +110,8 @@ class PolicySettings:
             f"{self.action_attention.value} attention, {self.resize.value} resize, "
             f"{self.rotary.value} rotary, state as {self.state_encoding.value}{bins}, "
             f"normalization: {self.statistics}, {self.dtype} on {self.device}"
+            f"{' with CUDA graphs' if self.cuda_graphs else ''}"
+            f"{', compiled steps' if self.compile_steps else ''}"
         )
 
 
@@ -127,6 +133,28 @@ def choice(kind: type[T], name: str, given: str | None, default: T) -> T:
 def optional_choice(kind: type[T], name: str, given: str | None) -> T | None:
     """Return the member of an enum that an argument names, or None if it names none."""
     return None if given is None else choice(kind, name, given, next(iter(kind)))
+
+
+def as_graphs(device: str, prediction: PredictionMode, given: bool | None) -> bool:
+    """Return whether flow runs as CUDA graphs: on a GPU, unless the argument says otherwise.
+
+    Raises:
+        UserError: when they are asked for where there are none.
+    """
+    possible = device.startswith("cuda") and prediction is PredictionMode.FLOW
+    if given and not possible:
+        raise UserError(
+            f"cuda_graphs is for flow on a GPU, not for {prediction.value} on {device}: leave it "
+            "out"
+        )
+    return possible if given is None else given
+
+
+def compiled(prediction: PredictionMode, given: bool) -> bool:
+    """Return whether Euler steps are compiled; UserError when there are none."""
+    if given and prediction is not PredictionMode.FLOW:
+        raise UserError(f"compile_steps is for flow, not for {prediction.value}: leave it out")
+    return given
 
 
 def positive(name: str, value: int) -> int:
