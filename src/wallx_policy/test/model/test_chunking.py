@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
+from scipy.spatial.transform import Rotation
 from so101_driver.errors import UserError
 from wallx_policy.contract_types import PredictionMode
 from wallx_policy.model import ActionPrefix, Policy, PrefixMode, load_policy
@@ -23,6 +24,12 @@ from wallx_policy.model.chunking import (
     guidance_weight,
     guided_velocity,
     soft_weights,
+)
+from wallx_policy.model.poses import (
+    PoseGroups,
+    euler_from_rotation,
+    rotation_from_euler,
+    six_from_rotation,
 )
 
 Observe = Callable[..., dict]
@@ -259,21 +266,90 @@ def test_both_modes_work_for_every_layout(
     ):
         policy = load_policy(folder, **options)
         assert policy.model.times[-1] < 1.0
-        width = policy.settings.action_dim
+        state = np.tile([0.1, 0.2, 0.3, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.5], 3)[:26]
         images = observe()["images"]
         observation = {
             "images": dict.fromkeys(policy.settings.cameras, images["wrist_view"]),
-            "state": np.zeros(width),
+            "state": state,
             "instruction": "go",
         }
         free = policy.predict(observation, policy.noise(1)).actions
         given = policy.predict(observation, policy.noise(2)).actions
-        prefix = ActionPrefix(given[:12], 5, mode)
+        prefix = ActionPrefix(given[:12], 5, mode, relative_to=state)
         actions = policy.predict(observation, policy.noise(1), prefix).actions
         off = np.abs(actions - given)[:5].mean()
         assert off < 0.6 * np.abs(free - given)[:5].mean()
         if mode is PrefixMode.FROZEN:
-            np.testing.assert_array_equal(actions[:5], given[:5])
+            poses = policy._poses.absolute(given, state).end_effectors
+            for name, pose in policy._poses.absolute(actions, state).end_effectors.items():
+                np.testing.assert_allclose(pose.position_m[:5], poses[name].position_m[:5])
+                np.testing.assert_allclose(pose.rotation[:5], poses[name].rotation[:5], atol=1e-6)
+
+
+class TestRelativeActions:
+    """Those of wall-oss-0.5: the same numbers mean another pose when the arm has moved."""
+
+    @pytest.fixture
+    def moved(self) -> tuple[np.ndarray, np.ndarray]:
+        """Two states."""
+        random = np.random.default_rng(0)
+        turns = Rotation.random(4, random_state=0).as_matrix()
+        arms = [np.concatenate([random.normal(size=3), six_from_rotation(t), [0.5]]) for t in turns]
+        pad = np.zeros(6)
+        return np.concatenate([*arms[:2], pad]), np.concatenate([*arms[2:], pad])
+
+    @pytest.fixture
+    def policy(self, wall05: Path) -> Policy:
+        return load_policy(wall05, norm_key="x2_normal", cameras=["face_view"], state_bins=256)
+
+    def seen(self, observe: Observe, state: np.ndarray) -> dict:
+        images = {"face_view": observe()["images"]["wrist_view"]}
+        return {"images": images, "state": state, "instruction": "go"}
+
+    def test_a_prefix_goes_on_from_the_poses_that_it_meant(
+        self, policy: Policy, observe: Observe, moved: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        old, new = moved
+        last = policy.predict(self.seen(observe, old), policy.noise(1))
+        prefix = ActionPrefix(last.actions[:8], 4, PrefixMode.FROZEN, relative_to=old)
+        found = policy.predict(self.seen(observe, new), policy.noise(2), prefix)
+        for name, pose in found.poses.end_effectors.items():
+            meant = last.poses.end_effectors[name]
+            np.testing.assert_allclose(pose.position_m[:4], meant.position_m[:4], atol=1e-9)
+            np.testing.assert_allclose(pose.rotation[:4], meant.rotation[:4], atol=1e-9)
+        np.testing.assert_array_equal(found.actions[:4, 9], last.actions[:4, 9])
+        assert np.abs(found.actions[:4] - last.actions[:4]).max() > 0.1
+
+    def test_it_must_say_what_it_is_relative_to(
+        self, policy: Policy, observe: Observe, moved: tuple[np.ndarray, np.ndarray]
+    ) -> None:
+        observation = self.seen(observe, moved[0])
+        for relative_to, words in (
+            (None, "relative_to"),
+            (np.zeros(7), "7 columns"),
+            (np.zeros(26), "cannot be made relative"),
+        ):
+            prefix = ActionPrefix(np.ones((8, 26)), 4, relative_to=relative_to)
+            with pytest.raises(UserError, match=words):
+                policy.predict(observation, policy.noise(0), prefix)
+
+    @pytest.mark.parametrize(("kind", "width"), [("rotation", 3), ("rotation_6D", 6)])
+    def test_rebased_actions_mean_the_same_poses(self, kind: str, width: int) -> None:
+        widths = {"arm_ee_cartesian_pos": 3, f"arm_ee_{kind}": width}
+        groups = PoseGroups.of(
+            {f"{name}_relative": w for name, w in widths.items()}, widths, 3 + width
+        )
+        old, new, *chunk = np.random.default_rng(1).normal(size=(7, 3 + width))
+        moved = groups.rebased(chunk, old, new)
+        (before,), (after,) = (
+            groups.absolute(a, s).end_effectors.values() for a, s in ((chunk, old), (moved, new))
+        )
+        np.testing.assert_allclose(after.position_m, before.position_m)
+        np.testing.assert_allclose(after.rotation, before.rotation, atol=1e-9)
+
+    def test_euler_angles_come_back(self) -> None:
+        angles = np.random.default_rng(0).uniform(-1.5, 1.5, (20, 3))
+        np.testing.assert_allclose(euler_from_rotation(rotation_from_euler(angles)), angles)
 
 
 @BOTH

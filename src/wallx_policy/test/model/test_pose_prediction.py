@@ -58,7 +58,7 @@ def test_the_columns_of_wall_oss_05_become_absolute_poses(wall05: Path) -> None:
     row = found.actions[:, 3:6] / np.linalg.norm(found.actions[:, 3:6], axis=1, keepdims=True)
     np.testing.assert_allclose(delta[:, 0], row, atol=1e-9)
     np.testing.assert_array_equal(found.poses.others["height"], found.actions[:, 23:24])
-    with pytest.raises(UserError, match="cannot continue a prefix"):
+    with pytest.raises(UserError, match="relative_to"):
         policy.predict(seen(state), prefix=ActionPrefix(found.actions[:4], 2))
 
 

@@ -59,12 +59,15 @@ class ActionPrefix:
             FROZEN leaves them out.
         mode: How the new chunk is made to continue them.
         beta: Largest weight of the guidance.
+        relative_to: [state columns], the state that the actions were predicted from, in data set
+            units; needed where a checkpoint's actions are relative to the state.
     """
 
     actions: ArrayLike
     committed: int
     mode: PrefixMode = PrefixMode.GUIDED
     beta: float = BETA
+    relative_to: ArrayLike | None = None
 
 
 @dataclass(frozen=True, slots=True)

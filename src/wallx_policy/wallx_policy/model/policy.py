@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 from so101_driver.errors import UserError
 
 from wallx_policy.contract_types import PredictionMode
-from wallx_policy.model.chunking import ActionPrefix, Continuation
+from wallx_policy.model.chunking import ActionPrefix, Continuation, checked_actions
 from wallx_policy.model.fast import FastModel
 from wallx_policy.model.flow import FlowInputs, FlowModel
 from wallx_policy.model.generation import Cancelled, Sampling
@@ -126,7 +126,7 @@ class Policy:
             UserError: when the observation, the noise or the prefix does not fit the checkpoint.
         """
         start = perf_counter()
-        continuation = None if prefix is None else self._continuation(prefix)
+        continuation = None if prefix is None else self._continuation(prefix, observation)
         if self._fast is not None:
             if noise is not None:
                 raise UserError("FAST prediction starts from no noise: leave it out")
@@ -230,14 +230,19 @@ class Policy:
     ) -> AbsolutePoses | None:
         return None if self._poses is None else self._poses.absolute(actions, observation["state"])
 
-    def _continuation(self, prefix: ActionPrefix) -> Continuation:
-        if self._poses is not None and self._poses.relative:
-            raise UserError(
-                "actions relative to the state cannot continue a prefix: it was relative to another"
-            )
+    def _continuation(self, prefix: ActionPrefix, observation: Observation) -> Continuation:
         mode = self.settings.prediction
         if mode is not PredictionMode.FLOW:
             raise UserError(f"{mode.value} prediction cannot continue a prefix, only flow can")
+        checked_actions(prefix, self.settings.horizon, self.settings.action_dim)
+        if self._poses is not None and self._poses.relative:
+            if prefix.relative_to is None:
+                raise UserError(
+                    "actions of this checkpoint are relative to a state: give the prefix the one "
+                    "that its actions were predicted from as relative_to"
+                )
+            moved = self._poses.rebased(prefix.actions, prefix.relative_to, observation["state"])
+            prefix = replace(prefix, actions=moved)
         return Continuation(
             prefix,
             self._model,

@@ -160,6 +160,44 @@ class PoseGroups:
         }
         return AbsolutePoses(ends, others, undefined)
 
+    def rebased(self, actions: ArrayLike, old: ArrayLike, new: ArrayLike) -> Array:
+        """Return actions that mean the same poses, relative to another state.
+
+        Args:
+            actions: [rows, columns] in data set units, relative to ``old``.
+            old: [columns] in data set units.
+            new: Likewise.
+
+        Raises:
+            UserError: when a state is unknown, or columns are no rotation.
+        """
+        chunk = np.array(actions, dtype=np.float64)
+        before, now = (np.asarray(state, dtype=np.float64) for state in (old, new))
+        if before.shape != now.shape:
+            raise UserError(
+                f"the prefix is relative to a state of {before.size} columns, the new "
+                f"one has {now.size}"
+            )
+        try:
+            for end in self.end_effectors:
+                position, rotation = self._parts(end)
+                if position.endswith(_RELATIVE):
+                    absolute = self._positions(position, chunk, before)
+                    chunk[:, self.action[position]] = absolute - self._known(position, now)
+                if rotation.endswith(_RELATIVE):
+                    columns = self.action[rotation]
+                    turned = self._rotations(rotation, chunk, before) @ np.swapaxes(
+                        _rotation(self._known(rotation, now)), -1, -2
+                    )
+                    six = columns.stop - columns.start == 6
+                    back = six_from_rotation if six else euler_from_rotation
+                    chunk[:, columns] = back(turned)
+        except ValueError as error:
+            raise UserError(
+                f"the prefix cannot be made relative to the new state: {error}"
+            ) from None
+        return chunk
+
     @property
     def relative(self) -> bool:
         """Whether the actions mean nothing without the state that they were predicted from."""
@@ -250,6 +288,15 @@ def _end(name: str) -> str:
 
 def _rotation(values: Array) -> Array:
     return rotation_from_six(values) if values.shape[-1] == 6 else rotation_from_euler(values)
+
+
+def euler_from_rotation(rotation: ArrayLike) -> Array:
+    """Return angles about x, y and z [..., 3] in radians; inverse of `rotation_from_euler`."""
+    matrix = np.asarray(rotation, dtype=np.float64)
+    sine = np.clip(-matrix[..., 2, 0], -1.0, 1.0)
+    about_x = np.arctan2(matrix[..., 2, 1], matrix[..., 2, 2])
+    about_z = np.arctan2(matrix[..., 1, 0], matrix[..., 0, 0])
+    return np.stack([about_x, np.arcsin(sine), about_z], axis=-1)
 
 
 def _unit(vectors: Array) -> Array:
