@@ -14,6 +14,9 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file
 from so101_driver.errors import UserError
 
+from wallx_policy.checkpoint_kinds import PROCESSOR
+from wallx_policy.json_shapes import check
+
 STATE_FEATURE = "observation.state"
 ACTION_FEATURE = "action"
 IMAGE_PREFIX = "observation.images."
@@ -42,6 +45,8 @@ _PRE_STEPS_05 = (
     _TOKENIZER_STEP,
     "device_processor",
 )
+_ORDER_05 = ("wall_oss_05_pad_state", "normalizer_processor", _CLAMP_STEP)
+"""Steps that would do something else in another order."""
 _POST_STEPS = ("unnormalizer_processor", "device_processor")
 _POST_STEPS_05 = ("unnormalizer_processor", "wall_oss_05_crop_action", "device_processor")
 
@@ -126,7 +131,13 @@ def read_processors(folder: Path, kind: str = "wall_x") -> Processors:
     post = _steps(folder / "policy_postprocessor.json", _POST_STEPS_05 if new else _POST_STEPS)
     if new and _CLAMP_STEP not in pre:
         raise UserError(f"{folder}: its processors lack the step {_CLAMP_STEP}")
-    rename = pre.get("rename_observations_processor", {}).get("config", {}).get("rename_map", {})
+    order = [step for step in pre if step in _ORDER_05]
+    if order != [step for step in _ORDER_05 if step in pre]:
+        raise UserError(
+            f"{folder / 'policy_preprocessor.json'} runs {', '.join(order)} in this order, only "
+            f"{', '.join(_ORDER_05)} is implemented"
+        )
+    rename = pre.get("rename_observations_processor", {}).get("config", {}).get("rename_map")
     tokenizer = pre.get(_TOKENIZER_STEP, {}).get("config", {})
     views = tokenizer.get("camera_key_mapping")
     return Processors(
@@ -152,13 +163,15 @@ def with_mode(norm: FeatureNorm, mode: NormMode) -> FeatureNorm:
 
 def _steps(path: Path, known: tuple[str, ...]) -> dict[str, Any]:
     steps = {}
-    for step in read_json(path).get("steps", []):
-        name = step.get("registry_name", "")
+    content = read_json(path)
+    check(path, content, PROCESSOR)
+    for step in content["steps"]:
+        name = step["registry_name"]
         if name in steps:
             raise UserError(f"{path}: processor step {name!r} stands there twice")
         if name not in known:
             raise UserError(f"{path}: processor step {name!r} is not implemented")
-        steps[name] = step
+        steps[name] = {**step, "config": step.get("config") or {}}
     return steps
 
 
@@ -168,24 +181,57 @@ def _norm(
     step = steps.get(step_name)
     if step is None:
         raise UserError(f"{folder}: its processors lack the step {step_name}")
-    config = step.get("config", {})
-    text = config.get("norm_map", {}).get(kind, "IDENTITY")
+    config = step["config"]
+    text = (config.get("norm_map") or {}).get(kind)
+    if text is None:
+        # LeRobot would pass the feature through as it is.
+        raise UserError(f"{folder}: norm_map of the step {step_name} says nothing of {kind}")
     try:
         mode = NormMode(text)
     except ValueError:
         raise UserError(f"{folder}: normalisation {text!r} of {feature} is unknown") from None
-    statistics = {}
-    if "state_file" in step:
+    statistics, path = {}, folder
+    if step.get("state_file") is not None:
         path = folder / step["state_file"]
+        if path.parent != folder:
+            raise UserError(f"{folder}: state_file {step['state_file']!r} must lie in the folder")
         try:
             tensors = load_file(path)
         except (OSError, SafetensorError) as error:
             raise UserError(f"{path} cannot be read: {error}") from error
         prefix = feature + "."
         statistics = {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-    for name in _NEEDED[mode]:
+    _check_statistics(path, feature, mode, statistics)
+    eps = config.get("eps")
+    return FeatureNorm(mode, statistics, 1e-8 if eps is None else float(eps))
+
+
+def _check_statistics(
+    path: Path, feature: str, mode: NormMode, statistics: dict[str, NDArray[np.float32]]
+) -> None:
+    """Refuse statistics that a formula cannot be used with, naming the file and the number."""
+    needed = _NEEDED[mode]
+    for name in needed:
         if name not in statistics:
-            raise UserError(f"{folder}: {feature} is {mode.value} but its {name} is missing")
-        if not np.isfinite(statistics[name]).all():
-            raise UserError(f"{folder}: {name} of {feature} is not finite")
-    return FeatureNorm(mode, statistics, float(config.get("eps", 1e-8)))
+            raise UserError(f"{path}: {feature} is {mode.value} but its {name} is missing")
+        values = statistics[name]
+        if values.ndim != 1 or values.shape != statistics[needed[0]].shape:
+            raise UserError(
+                f"{path}: {feature}.{name} is {list(values.shape)}, not one number by column as "
+                f"{feature}.{needed[0]}"
+            )
+        if not np.isfinite(values).all():
+            raise UserError(f"{path}: {feature}.{name} is not finite")
+    if mode is NormMode.MEAN_STD:
+        # What never moved divides by next to nothing; on the way out it is only a constant.
+        least = np.finfo(np.float32).tiny if feature == STATE_FEATURE else 0.0
+        _refuse(path, f"{feature}.std", "is 0 or less", statistics["std"] < least)
+    elif needed:
+        low, high = needed
+        turned = statistics[high] < statistics[low]
+        _refuse(path, f"{feature}.{high}", f"is below {feature}.{low}", turned)
+
+
+def _refuse(path: Path, key: str, words: str, wrong: NDArray[np.bool_]) -> None:
+    if wrong.any():
+        raise UserError(f"{path}: {key} {words} in column {int(wrong.argmax())}: no data is so")

@@ -12,6 +12,9 @@ from typing import Any
 import yaml
 from so101_driver.errors import UserError
 
+from wallx_policy.checkpoint_kinds import CAMERAS, TRAINING
+from wallx_policy.json_shapes import check
+
 FILE_NAME = "config.yml"
 _NAMES = (FILE_NAME, "config_qact.yml")
 _SECTIONS = ("task", None, "data", "model")
@@ -27,6 +30,8 @@ _INTO_NETWORK = (
     "action_horizon_flow",
 )
 
+_SYSTEM_PROMPT = "use_embodied_system_prompt_ratio"
+
 
 def merged(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """Return a network's configuration with what training decided, as wall-x itself merges them.
@@ -36,15 +41,17 @@ def merged(folder: Path, config: Mapping[str, Any]) -> dict[str, Any]:
     """
     path = path_of(folder)
     training = _read(path)
-    if float(_value(training, "use_embodied_system_prompt_ratio") or 0.0) > 0.0:
-        raise UserError(f"{path}: use_embodied_system_prompt_ratio > 0 is not implemented")
-    said = {key: _value(training, key) for key in _INTO_NETWORK}
+    said = {key: _value(training, key) for key in (*_INTO_NETWORK, _SYSTEM_PROMPT)}
+    check(path, said, TRAINING)
+    if float(said.pop(_SYSTEM_PROMPT) or 0.0) > 0.0:
+        raise UserError(f"{path}: {_SYSTEM_PROMPT} > 0 is not implemented")
     return {**config, **{key: value for key, value in said.items() if value is not None}}
 
 
 def cameras(folder: Path) -> dict[str, str]:
     """Return the view by name of the data set's image, in prompt order; empty if not said."""
     mappings = value(folder, "key_mappings") or {}
+    check(path_of(folder), mappings, CAMERAS, "key_mappings")
     return {str(name): str(view) for name, view in (mappings.get("camera") or {}).items()}
 
 

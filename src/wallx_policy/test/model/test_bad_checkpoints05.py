@@ -122,7 +122,8 @@ def test_the_embedding_may_have_its_other_name_only(wall05: Path) -> None:
         ({"noise_scheduler": {"time_shift": 2}}, ("noise_scheduler.time_shift", "not impl")),
         ({"noise_scheduler": {"solver": "heun"}}, ("noise_scheduler.solver", "not impl")),
         ({"use_state_string_representation": False}, ("propri_proj.weight", "missing")),
-        ({"experts": [{"hidden_size": 64}]}, ("config.json", "intermediate_size")),
+        ({"experts": [{"hidden_size": 64}]}, ("config.json", "experts", "a list of 2")),
+        ({"experts": [{"hidden_size": 64}] * 2}, ("experts[0].intermediate_size is missing",)),
     ],
 )
 def test_what_is_not_implemented_is_named(

@@ -9,8 +9,10 @@ from typing import Any
 from so101_driver.errors import UserError
 
 from wallx_policy import train_config
+from wallx_policy.checkpoint_kinds import POLICY
 from wallx_policy.contract_types import PredictionMode
 from wallx_policy.dof_groups import columns_in_use
+from wallx_policy.json_shapes import check
 from wallx_policy.lerobot_files import CAMERAS_05, IMAGE_PREFIX, read_json
 from wallx_policy.model.config_keys import LEROBOT05_KNOWN, LEROBOT_KNOWN, unknown_keys
 from wallx_policy.model.config_types import (
@@ -88,7 +90,7 @@ def _own(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
         raise UserError(f"{path} lacks dof_config")
     views = train_config.cameras(folder)
     fast = not new and train_config.predicts_fast(folder)
-    points = int(content.get("noise_scheduler", {}).get("num_inference_timesteps", 10))
+    points = (content.get("noise_scheduler") or {}).get("num_inference_timesteps") or 10
     return CheckpointConfig(
         layout=Layout.WALL05 if new else Layout.ORIGINAL,
         model=model,
@@ -116,6 +118,7 @@ def _own(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
 
 def _lerobot(folder: Path, config: Mapping[str, Any], base: Path | None) -> CheckpointConfig:
     path = folder / "config.json"
+    check(path, config, POLICY)
     _check_policy(path, config, LEROBOT_KNOWN)
     mode = config.get("prediction_mode", "diffusion")
     if mode not in _MODES:
@@ -140,7 +143,7 @@ def _lerobot(folder: Path, config: Mapping[str, Any], base: Path | None) -> Chec
         views={},
         resolution={},
         long_side=LONG_SIDE,
-        horizon=int(config.get("chunk_size", HORIZON)),
+        horizon=_whole(path, config, "chunk_size") or HORIZON,
         action_dim=_columns(path, config, "output_features", "action"),
         all_columns_active=False,
         state_dim=_columns(path, config, "input_features", "observation.state"),
@@ -155,6 +158,7 @@ def _lerobot05(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
     network = config.get("vlm_config")
     if not isinstance(network, Mapping):
         raise UserError(f"{path} lacks vlm_config, the network's configuration")
+    check(path, config, POLICY)
     _check_policy(path, config, LEROBOT05_KNOWN)
     if config.get("action_branch", "flow") != "flow":
         raise UserError(f"{path}: action_branch {config['action_branch']!r} is not implemented")
@@ -188,7 +192,7 @@ def _lerobot05(folder: Path, config: Mapping[str, Any]) -> CheckpointConfig:
         views=views,
         resolution={},
         long_side=LONG_SIDE_05,
-        horizon=int(config.get("chunk_size", HORIZON)),
+        horizon=_whole(path, config, "chunk_size") or HORIZON,
         action_dim=crop or _columns(path, config, "output_features", "action"),
         all_columns_active=True,
         state_dim=_columns(path, config, "input_features", "observation.state"),
@@ -201,9 +205,14 @@ def _check_policy(path: Path, config: Mapping[str, Any], known: frozenset[str]) 
     """Refuse what no LeRobot policy of ours may say."""
     if config.get("n_obs_steps", 1) != 1:
         raise UserError(f"{path}: n_obs_steps {config['n_obs_steps']} is not implemented, only 1")
-    visual_norm = config.get("normalization_mapping", {}).get("VISUAL", "IDENTITY")
+    visual_norm = (config.get("normalization_mapping") or {}).get("VISUAL", "IDENTITY")
     if visual_norm != "IDENTITY":
         raise UserError(f"{path}: normalisation {visual_norm!r} of images is not implemented")
+    attention = config.get("attn_implementation")
+    if attention not in (None, "eager"):
+        raise UserError(
+            f"{path}: attn_implementation {attention!r} is not implemented, only 'eager'"
+        )
     for key in ("use_peft", "use_amp"):
         if config.get(key):
             raise UserError(f"{path}: {key} = {config[key]!r} is not implemented, only False")

@@ -18,6 +18,8 @@ from PIL import Image
 from so101_driver.errors import UserError
 from torch.nn.functional import interpolate
 
+from wallx_policy.checkpoint_kinds import IMAGES
+from wallx_policy.json_shapes import check
 from wallx_policy.lerobot_files import read_json
 
 _FIRST_MIN_PIXELS = 4 * 28 * 28
@@ -97,12 +99,14 @@ def read_image_settings(folder: Path) -> ImageSettings:
     """Read ``preprocessor_config.json``; UserError names what is missing."""
     path = folder / "preprocessor_config.json"
     content = read_json(path)
+    check(path, content, IMAGES)
     for flag, value in _FLAGS.items():
         if content.get(flag, value) != value:
             raise UserError(f"{path}: {flag} = {content[flag]!r} is not implemented, only {value}")
-    if not math.isclose(content.get("rescale_factor", 1 / 255), 1 / 255, rel_tol=1e-6):
-        raise UserError(f"{path}: rescale_factor must be 1/255, not {content['rescale_factor']}")
-    size = content.get("size", {})
+    scale = content.get("rescale_factor")
+    if scale is not None and not math.isclose(scale, 1 / 255, rel_tol=1e-6):
+        raise UserError(f"{path}: rescale_factor must be 1/255, not {scale}")
+    size = content.get("size") or {}
     try:
         return ImageSettings(
             min_pixels=int(content.get("min_pixels") or size["shortest_edge"]),

@@ -8,6 +8,8 @@ from typing import Any
 
 from so101_driver.errors import UserError
 
+from wallx_policy.checkpoint_kinds import NETWORK
+from wallx_policy.json_shapes import check
 from wallx_policy.model.config_keys import (
     NETWORK_HARMLESS,
     NETWORK_READ,
@@ -58,7 +60,7 @@ def read_network(path: Path, config: Mapping[str, Any]) -> ModelConfig:
     Raises:
         UserError: naming the file and the flag or key that is missing or not implemented.
     """
-    model_type = str(config.get("model_type", ""))
+    model_type = str(config.get("model_type") or "")
     if model_type.startswith("qwen3"):
         raise UserError(f"{path}: model_type {model_type!r} is a WALL generation not implemented")
     if not is_wall(config):
@@ -69,6 +71,7 @@ def read_network(path: Path, config: Mapping[str, Any]) -> ModelConfig:
     for flag, value in _FLAGS.items():
         if config.get(flag, value) != value:
             raise UserError(f"{path}: {flag} = {config[flag]!r} is not implemented, only {value!r}")
+    check(path, config, NETWORK)
     kind = mixture(path, config)
     scheduler = config.get("noise_scheduler") or {}
     shift = scheduler.get("time_shift", 1)
@@ -92,11 +95,14 @@ def _shape(path: Path, config: Mapping[str, Any], kind: Mixture) -> ModelConfig:
     head_dim = hidden // heads
     if config.get("head_dim", head_dim) != head_dim:
         raise UserError(f"{path}: head_dim = {config['head_dim']} is not implemented")
-    rope = config.get("rope_scaling") or config["rope_parameters"]
+    rope = config.get("rope_scaling") or config.get("rope_parameters")
+    if rope is None:
+        raise UserError(f"{path}: rope_scaling is missing")
     if rope.get("type", rope.get("rope_type")) not in ("mrope", "default"):
         raise UserError(f"{path}: rope_scaling {rope} is not implemented, only mrope")
     section = tuple(int(n) for n in rope["mrope_section"])
-    if len(section) != 3 or sum(section) * 2 != head_dim:
+    _check_vision(path, config["vision_config"])
+    if sum(section) * 2 != head_dim:
         raise UserError(f"{path}: mrope_section {section} does not fill heads of {head_dim}")
     text = config.get("use_state_string_representation")
     state_token = None if text is None and kind is Mixture.TRANSFORMER else not text
@@ -150,6 +156,31 @@ def _experts(
         if said[key] != value:
             raise UserError(f"{path}: {key} = {said[key]} is not implemented, only {value}")
     return first, second
+
+
+def _check_vision(path: Path, vision: Mapping[str, Any]) -> None:
+    """Refuse what no shape of a tensor would show."""
+    if vision.get("hidden_act", "silu") != "silu":
+        raise UserError(
+            f"{path}: vision_config.hidden_act = {vision['hidden_act']!r} is not implemented"
+        )
+    hidden, heads = vision["hidden_size"], vision["num_heads"]
+    if hidden % (4 * heads):
+        raise UserError(
+            f"{path}: vision_config.num_heads = {heads} does not divide hidden_size {hidden} into "
+            "heads of a multiple of 4"
+        )
+    beyond = [n for n in vision["fullatt_block_indexes"] if n >= vision["depth"]]
+    if beyond:
+        raise UserError(
+            f"{path}: vision_config.fullatt_block_indexes names block {beyond[0]} of "
+            f"{vision['depth']}"
+        )
+    window, token = vision["window_size"], vision["patch_size"] * vision["spatial_merge_size"]
+    if window % token:
+        raise UserError(
+            f"{path}: vision_config.window_size = {window} is no multiple of a token's {token}"
+        )
 
 
 def _groups(config: Mapping[str, Any], key: str) -> dict[str, int]:

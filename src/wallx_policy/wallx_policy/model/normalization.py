@@ -168,6 +168,12 @@ def from_normalizers(
                 raise UserError(f"the statistics {key!r} lack {kind} of {feature}")
         if tensors[feature, "min"].shape != tensors[feature, "delta"].shape:
             raise UserError(f"the statistics {key!r}: min and delta of {feature} differ in size")
+        turned = tensors[feature, "delta"].flatten() < 0.0
+        if bool(turned.any()):
+            raise UserError(
+                f"the statistics {key!r}: delta of {feature} is below 0 in column "
+                f"{int(turned.nonzero()[0])}: no data is so"
+            )
     state, action = (_numbers(tensors, feature) for feature in ("propri", "action"))
     return Normalization(
         state=_range(*state),

@@ -58,7 +58,10 @@ def read_normalization(
     if key is not None and key not in stored and key not in stats:
         raise UserError(f"norm_key {key!r} is not in the checkpoint, which has: {names or 'none'}")
     if not stats or key in stored:
-        return from_normalizers(stored, key, mode)
+        try:
+            return from_normalizers(stored, key, mode)
+        except UserError as error:
+            raise UserError(f"{folder}: {error}") from error
     name = next(iter(stats)) if key is None else key
     return _of(folder / FILE_NAME, name, stats[name], mode)
 
