@@ -70,6 +70,19 @@ def test_a_written_contract_is_not_overwritten_by_chance(checkpoint: Path, capsy
     assert yaml.safe_load(path.read_text())["norm_key"] == "norm_stats"
 
 
+def test_zeros_of_the_stretched_arm(checkpoint: Path, capsys) -> None:
+    numbers = {
+        "q01": [-60.0, 40.0, 0.0, -60.0, -60.0, 0.0],
+        "q99": [70.0, 170.0, 150.0] + [70.0] * 3,
+    }
+    path = checkpoint / "norm_stats.json"
+    path.write_text(json.dumps({"state": numbers, "action": numbers}))
+    assert main(["contract", str(checkpoint), "--zeros", "stretched", "--save"]) == 0
+    assert "zeros of the stretched arm" in " ".join(capsys.readouterr().out.split())
+    lift = yaml.safe_load((checkpoint / "contract.yaml").read_text())["state"][1]
+    assert (lift["unit"], lift["sign"], lift["offset"]) == ("deg", -1, 90.0)
+
+
 def test_a_folder_that_is_none(tmp_path: Path, capsys) -> None:
     assert main(["contract", str(tmp_path / "nowhere")]) == 1
     assert "is not a folder" in capsys.readouterr().err

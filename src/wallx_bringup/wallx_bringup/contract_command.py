@@ -31,24 +31,30 @@ def add_command(commands: Any) -> None:
         "--gripper", choices=("percent", "rad"), help="unit of the gripper in the data set"
     )
     contract.add_argument(
+        "--zeros",
+        choices=("mid_range", "stretched"),
+        help="how LeRobot's calibration had the zeros of the arm when the data were recorded",
+    )
+    contract.add_argument(
         "--norm-key", metavar="NAME", help="which statistics, where the checkpoint holds several"
     )
     contract.set_defaults(run=_contract)
 
 
 def _contract(options: argparse.Namespace) -> int:
-    from wallx_policy.contract import FILE_NAME, Choices, Unit, read_contract
+    from wallx_policy.contract import FILE_NAME, Choices, Unit, Zeros, read_contract
 
     path = options.checkpoint / FILE_NAME
     if options.save and path.exists() and not options.force:
         raise UserError(f"{path} exists: edit it, or build it anew with --force")
-    given = (options.unit, options.gripper, options.norm_key)
+    given = (options.unit, options.gripper, options.norm_key, options.zeros)
     choices = None
-    if options.save or given != (None, None, None):
+    if options.save or given != (None,) * len(given):
         choices = Choices(
             options.unit and Unit(options.unit),
             options.gripper and Unit(options.gripper),
             options.norm_key,
+            options.zeros and Zeros(options.zeros),
         )
     contract, notes = read_contract(options.checkpoint, choices)
     kind = "joint" if contract.action_space.value == "joint" else "end-effector"

@@ -20,6 +20,7 @@ from wallx_policy.contract import (
     Contract,
     PredictionMode,
     Unit,
+    Zeros,
     read_contract,
 )
 from wallx_policy.contract_units import Choices
@@ -71,12 +72,33 @@ def ends(path: Path, low: np.ndarray, high: np.ndarray) -> None:
     save_file(tensors, path)
 
 
-def write_processors(folder: Path, mode: str, steps: tuple[str, ...] = ()) -> None:
+STEPS = (
+    "rename_observations_processor",
+    "to_batch_processor",
+    "wall_x_task_processor",
+    "normalizer_processor",
+    "device_processor",
+)
+STEPS_05 = (
+    *STEPS[:2],
+    "wall_oss_05_task_passthrough",
+    "wall_oss_05_pad_state",
+    "wall_oss_05_pad_action",
+    "normalizer_processor",
+    "wall_oss_05_clamp_normalized",
+    "device_processor",
+)
+POST = ("unnormalizer_processor", "device_processor")
+
+
+def write_processors(folder: Path, mode: str, steps: tuple[str, ...], post: tuple = POST) -> None:
     config = {"norm_map": {"STATE": mode, "ACTION": mode}, "eps": 1e-8}
-    for file, step in (("pre", "normalizer_processor"), ("post", "unnormalizer_processor")):
-        entry = {"registry_name": step, "config": config, "state_file": "s.safetensors"}
-        more = [{"registry_name": name, "config": {}} for name in steps if file == "pre"]
-        write(folder / f"policy_{file}processor.json", {"steps": [entry, *more]})
+    for file, names in (("pre", steps), ("post", post)):
+        listed = [{"registry_name": name, "config": {}} for name in names]
+        for entry in listed:
+            if "normalizer" in entry["registry_name"]:
+                entry.update(config=config, state_file="s.safetensors")
+        write(folder / f"policy_{file}processor.json", {"steps": listed})
 
 
 @pytest.fixture
@@ -94,7 +116,7 @@ def wall_x(tmp_path: Path) -> Path:
             "chunk_size": 32,
         },
     )
-    write_processors(tmp_path, "MEAN_STD")
+    write_processors(tmp_path, "MEAN_STD", STEPS)
     write_info(tmp_path)
     ends(tmp_path / "s.safetensors", LOW, HIGH)
     return tmp_path
@@ -116,7 +138,8 @@ def wall_oss_05(wall_x: Path) -> Path:
             ),
         ),
     )
-    write_processors(wall_x, "QUANTILES", ("wall_oss_05_clamp_normalized",))
+    post = (POST[0], "wall_oss_05_crop_action", POST[1])
+    write_processors(wall_x, "QUANTILES", STEPS_05, post)
     filled = np.zeros(20, np.float32)
     ends(wall_x / "s.safetensors", np.append(LOW, filled), np.append(HIGH, filled))
     return wall_x
@@ -236,6 +259,38 @@ class TestWallX:
         chosen, _ = read_contract(wall_x, Choices(gripper=Unit.RAD))
         assert chosen.state[-1] == Channel("gripper", Unit.RAD)
 
+    @pytest.mark.parametrize("how", ["robot", "names"])
+    def test_data_of_the_stretched_zero(self, wall_x: Path, how: str) -> None:
+        """LeRobot's own page on backward compatibility has the conversion."""
+
+        def old(content: dict) -> None:
+            if how == "robot":
+                content["robot_type"] = "so100"
+                return
+            names = {"motors": [f"main_{name}" for name in JOINT_NAMES]}
+            for key in ("observation.state", "action"):
+                content["features"][key]["names"] = names
+
+        edit(wall_x / "info.json", old)
+        low, high = LOW * np.float32(0.5), HIGH * np.float32(0.5)
+        low[1], high[1], low[2], high[2] = 40.0, 190.0, 0.0, 180.0
+        ends(wall_x / "s.safetensors", low, high)
+        with pytest.raises(UserError, match=r"arm stretched out.*--zeros stretched"):
+            Contract.load(wall_x)
+        choices = Choices(zeros=Zeros.STRETCHED)
+        built, said = read_contract(wall_x, choices)
+        assert built.state[1] == Channel("shoulder_lift", Unit.DEG, -1, 90.0)
+        assert built.action[2] == Channel("elbow_flex", Unit.DEG, 1, 90.0)
+        assert built.state[3] == Channel("wrist_flex", Unit.DEG)
+        assert "shoulder_lift turned round and 90 degrees off" in "\n".join(said)
+        # The folded arm of those days is the folded arm of today.
+        folded = np.degrees(built.to_radians([0.0, 190.0, 180.0, 0.0, 0.0, 0.0]))
+        np.testing.assert_allclose(folded[1:3], [-100.0, 90.0])
+        with pytest.raises(UserError, match="degrees only"):
+            read_contract(wall_x, Choices(unit=Unit.RANGE_100, zeros=Zeros.STRETCHED))
+        with pytest.raises(UserError, match=r"elbow_flex would.*give --zeros"):
+            read_contract(wall_x, Choices(zeros=Zeros.MID_RANGE))
+
     def test_zeros_of_an_older_calibration(self, wall_x: Path) -> None:
         low, high = LOW.copy(), HIGH.copy()
         low[1], high[1] = -10.0, 188.0
@@ -270,7 +325,14 @@ class TestWallX:
             (lambda c: c.update(chunk_size=2.5), "chunk_size"),
             (lambda c: c["output_features"]["action"].update(shape=[7]), "7 columns of action"),
             (lambda c: c["input_features"].pop("observation.state"), "observation.state.shape"),
-            (lambda c: c["input_features"]["observation.images.front"].pop("shape"), "three"),
+            (
+                lambda c: c["input_features"]["observation.images.front"].pop("shape"),
+                "images.front.shape",
+            ),
+            (
+                lambda c: c["input_features"]["observation.images.front"].update(shape=[3]),
+                "three numbers",
+            ),
             (lambda c: c.update(type="act"), "'act' is none of wall_x"),
         ],
     )
@@ -418,3 +480,55 @@ class TestOwnLayouts:
         built.save(own)
         assert Contract.load(own) == built
         assert "end-effector poses" in notes(own)
+
+
+ODD = (None, 3, -1.5, "x", [], [None], {}, {"x": 1}, True)
+
+
+def places(content: object, *path: object) -> list[tuple]:
+    """Return the path of everything in a JSON document."""
+    found = [path] if path else []
+    entries = content.items() if isinstance(content, dict) else ()
+    if isinstance(content, list):
+        entries = list(enumerate(content))[:2]
+    for key, value in entries:
+        found += places(value, *path, key)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("layout", "files"),
+    [
+        ("wall_x", ("config.json", "info.json", "policy_preprocessor.json")),
+        ("wall_oss_05", ("config.json",)),
+        ("own", ("config.yml", "info.json", "norm_stats.json")),
+    ],
+)
+def test_odd_values_anywhere_give_a_contract_or_a_sentence(
+    layout: str, files: tuple[str, ...], request: pytest.FixtureRequest
+) -> None:
+    folder: Path = request.getfixturevalue(layout)
+    refused = accepted = 0
+    for name in files:
+        path = folder / name
+        text = path.read_text()
+        whole = yaml.safe_load(text)
+        for place in places(whole):
+            for odd in ODD:
+                content = json.loads(json.dumps(whole))
+                inner = content
+                for key in place[:-1]:
+                    inner = inner[key]
+                inner[place[-1]] = odd
+                write(path, content)
+                try:
+                    Contract.load(folder)
+                    accepted += 1
+                except UserError as error:
+                    refused += 1
+                    assert "\n" not in str(error)
+                except Exception as error:
+                    error.add_note(f"{name}: {place} = {odd!r}")
+                    raise
+        path.write_text(text)
+    assert refused > accepted > 0

@@ -33,6 +33,7 @@ from wallx_policy.contract_types import (
     Statistics,
     Unit,
     Weights,
+    Zeros,
 )
 from wallx_policy.contract_units import Choices, judgement
 
@@ -48,6 +49,7 @@ __all__ = [
     "Statistics",
     "Unit",
     "Weights",
+    "Zeros",
     "read_contract",
 ]
 

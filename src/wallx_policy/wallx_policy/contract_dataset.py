@@ -10,10 +10,15 @@ from typing import Any
 from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES
 
-from wallx_policy.lerobot_files import IMAGE_PREFIX, read_json
+from wallx_policy.contract_types import Zeros
+from wallx_policy.lerobot_files import ACTION_FEATURE, IMAGE_PREFIX, STATE_FEATURE, read_json
 
 WRITE_ONE = "or write a contract.yaml"
 _SO101_ROBOTS = ("so101_follower", "so_follower", "so100_follower")
+_OLD_ROBOTS = ("so101", "so100")
+"""What LeRobot called them while its zeros were those of the stretched arm."""
+_OLD_PREFIX = "main_"
+"""Of joint names at that time; see LeRobot's page on backward compatibility."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,10 +44,11 @@ class DataSet:
 
     def check_arm(self) -> None:
         """Refuse the data set of another robot."""
-        if self.robot not in _SO101_ROBOTS:
+        known = (*_SO101_ROBOTS, *_OLD_ROBOTS)
+        if self.robot not in known:
             raise UserError(
-                f"{self.path} names robot_type {self.robot!r}, known are "
-                f"{', '.join(_SO101_ROBOTS)}: take the file of the right data set, {WRITE_ONE}"
+                f"{self.path} names robot_type {self.robot!r}, known are {', '.join(known)}: take "
+                f"the file of the right data set, {WRITE_ONE}"
             )
 
     def joints(self, feature: str) -> tuple[str, ...]:
@@ -51,12 +57,10 @@ class DataSet:
         Raises:
             UserError: when they are not named, or not this arm's.
         """
-        names = self._feature(feature).get("names")
-        if isinstance(names, Mapping):  # older data sets nest them: {"motors": [...]}
-            names = next(iter(names.values()), None)
-        if not names or not isinstance(names, list):
+        names = self._names(feature)
+        if not names:
             raise UserError(f"{self.path} lacks the names of {feature}: add them, {WRITE_ONE}")
-        joints = [str(name).removesuffix(".pos").removeprefix("main_") for name in names]
+        joints = [name.removesuffix(".pos").removeprefix(_OLD_PREFIX) for name in names]
         unknown = [joint for joint in joints if joint not in JOINT_NAMES]
         if unknown:
             raise UserError(
@@ -64,16 +68,29 @@ class DataSet:
             )
         return tuple(joints)
 
+    @property
+    def zeros(self) -> Zeros:
+        """Which zeros the names of robot and joints tell of."""
+        names = [*self._names(STATE_FEATURE), *self._names(ACTION_FEATURE)]
+        old = self.robot in _OLD_ROBOTS or any(name.startswith(_OLD_PREFIX) for name in names)
+        return Zeros.STRETCHED if old else Zeros.MID_RANGE
+
     def image_size(self, name: str) -> tuple[int, int]:
         """Return width and height of an image feature, whose name may lack its prefix."""
         full = name if name.startswith(IMAGE_PREFIX) else IMAGE_PREFIX + name
         feature = self._feature(full)
-        shape, order = feature.get("shape") or (), feature.get("names")
-        if len(shape) != 3 or not all(isinstance(n, int) and n > 0 for n in shape):
+        shape, order = feature.get("shape"), feature.get("names")
+        if not isinstance(shape, list) or [type(n) for n in shape] != [int] * 3 or min(shape) < 1:
             raise UserError(f"{self.path} lacks the shape of {full}: add it, {WRITE_ONE}")
-        first = isinstance(order, list) and str(order[0]).startswith("channel")
+        first = isinstance(order, list) and str([*order, ""][0]).startswith("channel")
         height, width = shape[1:] if first else shape[:2]
         return width, height
+
+    def _names(self, feature: str) -> list[str]:
+        names = self._feature(feature).get("names")
+        if isinstance(names, Mapping):  # older data sets nest them: {"motors": [...]}
+            names = next(iter(names.values()), None)
+        return [str(name) for name in names] if isinstance(names, list) else []
 
     def _feature(self, name: str) -> Mapping[str, Any]:
         feature = self.features.get(name)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from so101_driver.errors import UserError
 
+from wallx_policy.checkpoint_kinds import POLICY
 from wallx_policy.contract_dataset import DataSet, read_data_set
 from wallx_policy.contract_types import (
     EE_ADVICE,
@@ -21,6 +22,7 @@ from wallx_policy.contract_types import (
 )
 from wallx_policy.contract_units import Choices, Feature, joint_channels
 from wallx_policy.dof_groups import BASE_05, is_end_effector
+from wallx_policy.json_shapes import check, record, table, whole
 from wallx_policy.lerobot_files import (
     ACTION_FEATURE,
     CAMERAS_05,
@@ -47,7 +49,10 @@ def from_lerobot(folder: Path, config: Mapping[str, Any], choices: Choices) -> B
     new = kind == "wall_oss_05"
     if choices.norm_key is not None:
         raise UserError(f"{folder} is a LeRobot policy with one set of statistics: drop norm_key")
-    if new and _speaks_poses(config):
+    check(path, config, POLICY)
+    network = {"dof_config": table(whole(0))}
+    check(path, config.get("vlm_config") or {}, record(network), "vlm_config")
+    if new and _speaks_poses(path, config):
         raise UserError(f"{folder} predicts end-effector poses: {EE_ADVICE}")
     mode = config.get("prediction_mode", "diffusion")
     if mode not in _MODES:
@@ -69,11 +74,9 @@ def from_lerobot(folder: Path, config: Mapping[str, Any], choices: Choices) -> B
                 f"{path} has {columns} columns of {name}, {data.path} names "
                 f"{len(features[key].joints)}: take the file of the right data set"
             )
-    channels, notes = joint_channels(folder, features, choices)
+    channels, notes = joint_channels(folder, features, data.zeros, choices)
     cameras = _cameras_05(path, config) if new else _cameras(path, config)
-    chunk = config.get("chunk_size", 32)
-    if isinstance(chunk, bool) or not isinstance(chunk, int):
-        raise UserError(f"{path}: chunk_size must be a whole number, not {chunk!r}")
+    chunk = config.get("chunk_size") or 32
     source = "camera_key_mapping" if new else "input_features"
     return Built(
         {
@@ -95,7 +98,7 @@ def from_lerobot(folder: Path, config: Mapping[str, Any], choices: Choices) -> B
             f"views: {_listed(cameras)}, in the order of {source} in config.json",
             f"rate: {data.fps:g} actions a second, fps in {data.where}",
             f"horizon: {chunk} actions, chunk_size "
-            f"{'in config.json' if 'chunk_size' in config else 'where config.json says nothing'}",
+            f"{'in config.json' if config.get('chunk_size') else 'where config.json says nothing'}",
             *notes,
             f"joint names: {data.where}; statistics: the processor files",
             "actions: goals that the leader gave, and images 0.04 s old, as LeRobot records them",
@@ -107,13 +110,13 @@ def _listed(cameras: tuple[Camera, ...]) -> str:
     return ", ".join(f"{c.view} {c.width}x{c.height}" for c in cameras) or "none"
 
 
-def _speaks_poses(config: Mapping[str, Any]) -> bool:
+def _speaks_poses(path: Path, config: Mapping[str, Any]) -> bool:
     """Whether a policy has the columns of the base model of wall-oss-0.5."""
     groups = (config.get("vlm_config") or {}).get("dof_config") or {}
     if groups:
         return any(is_end_effector(name) for name in groups)
-    shape = ((config.get("output_features") or {}).get("action") or {}).get("shape") or [0]
-    return not config.get("postprocess_action_dim") and shape[0] == sum(BASE_05.values())
+    columns = _columns(path, config, "output_features", ACTION_FEATURE)
+    return not config.get("postprocess_action_dim") and columns == sum(BASE_05.values())
 
 
 def _feature(folder: Path, data: DataSet, name: str, norm: FeatureNorm) -> Feature:
@@ -130,11 +133,10 @@ def _columns(path: Path, config: Mapping[str, Any], group: str, name: str) -> in
 
 
 def _cameras(path: Path, config: Mapping[str, Any]) -> tuple[Camera, ...]:
-    features = config.get("input_features") or {}
     return tuple(
         _camera(path, config, name, name.removeprefix(IMAGE_PREFIX))
-        for name, feature in features.items()
-        if feature.get("type") == "VISUAL"
+        for name, feature in config["input_features"].items()
+        if feature["type"] == "VISUAL"
     )
 
 

@@ -46,6 +46,15 @@ class Unit(Enum):
     """Without unit, in ``ee`` contracts only."""
 
 
+class Zeros(Enum):
+    """Where LeRobot's calibration had the zero of each arm joint when data were recorded."""
+
+    MID_RANGE = "mid_range"
+    """In the middle of its range, since the spring of 2025 and here."""
+    STRETCHED = "stretched"
+    """With the arm stretched out level, before; shoulder_lift turned the other way then."""
+
+
 class PredictionMode(Enum):
     """How the model makes actions."""
 

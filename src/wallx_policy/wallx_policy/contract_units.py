@@ -8,10 +8,16 @@ from pathlib import Path
 
 from so101_driver.errors import UserError
 
-from wallx_policy.contract_types import Channel, Statistics, Unit
+from wallx_policy.contract_types import Channel, Statistics, Unit, Zeros
 from wallx_policy.units import GRIPPER, WORDS, Verdict, judge_arm, judge_gripper
 
-_LEROBOT_ZERO = "signs and zeros as LeRobot's calibration has them (zero at mid-range)"
+_ZERO_WORDS = {
+    Zeros.MID_RANGE: "signs and zeros as LeRobot's calibration has them (zero at mid-range)",
+    Zeros.STRETCHED: "zeros of the stretched arm: shoulder_lift turned round and 90 degrees off, "
+    "elbow_flex 90 degrees off",
+}
+_STRETCHED = {"shoulder_lift": (-1, 90.0), "elbow_flex": (1, 90.0)}
+"""Sign and offset in degrees, as LeRobot's own example of a migration undoes them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,11 +28,13 @@ class Choices:
         unit: Of the arm joints.
         gripper: Of the gripper.
         norm_key: Name of the statistics, where there are several.
+        zeros: Which zeros the data were recorded with.
     """
 
     unit: Unit | None = None
     gripper: Unit | None = None
     norm_key: str | None = None
+    zeros: Zeros | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,37 +49,48 @@ class Feature:
     joints: tuple[str, ...]
     statistics: Statistics
 
-    @property
-    def bare(self) -> tuple[Channel, ...]:
-        """Its channels, before anything is known about their units."""
-        return tuple(Channel(joint, Unit.PLAIN) for joint in self.joints)
+    def channels(
+        self, zeros: Zeros, unit: Unit = Unit.PLAIN, gripper: Unit = Unit.PLAIN
+    ) -> tuple[Channel, ...]:
+        """Return its channels; plain ones as long as nothing is known about their units."""
+        moved = _STRETCHED if zeros is Zeros.STRETCHED else {}
+        return tuple(
+            Channel(joint, gripper if joint == GRIPPER else unit, *moved.get(joint, (1, 0.0)))
+            for joint in self.joints
+        )
 
 
 def joint_channels(
-    folder: Path, features: Mapping[str, Feature], choices: Choices
+    folder: Path, features: Mapping[str, Feature], recorded: Zeros, choices: Choices
 ) -> tuple[dict[str, tuple[Channel, ...]], list[str]]:
     """Return the channels by feature, and one sentence for each that says what was concluded.
 
     State and action were recorded in one unit: what one of them excludes, the other is not in.
 
+    Args:
+        folder: The checkpoint.
+        features: State and action.
+        recorded: Which zeros the names in the data set tell of.
+        choices: What the user says.
+
     Raises:
         UserError: where the unit stays open, naming what fits and how to decide; or where what the
             user says does not fit.
     """
-    arms = {key: judge_arm(f.statistics, f.bare) for key, f in features.items()}
-    arm = _decide_arm(folder, arms, choices.unit)
+    zeros = _decide_zeros(folder, recorded, choices)
+    arms = {key: judge_arm(f.statistics, f.channels(zeros)) for key, f in features.items()}
+    said = Unit.DEG if zeros is Zeros.STRETCHED else choices.unit
+    arm = _decide_arm(folder, arms, said)
     channels, notes = {}, []
     for key, feature in features.items():
-        words = f"{key}: arm joints in {WORDS[arm]}, {_because(arms, key, arm, choices.unit)}"
+        words = f"{key}: arm joints in {WORDS[arm]}, {_because(arms, key, arm, said)}"
         gripper = arm
         if GRIPPER in feature.joints:
-            verdict = judge_gripper(feature.statistics, feature.bare, arm)
+            verdict = judge_gripper(feature.statistics, feature.channels(zeros), arm)
             gripper = _decide_gripper(folder, key, verdict, arm, choices.gripper)
             words += f"; gripper in {WORDS[gripper]}, {_as_said(verdict, choices.gripper)}"
-        channels[key] = tuple(
-            Channel(joint, gripper if joint == GRIPPER else arm) for joint in feature.joints
-        )
-        notes.append(f"{words}; {_LEROBOT_ZERO}; order {', '.join(feature.joints)}")
+        channels[key] = feature.channels(zeros, arm, gripper)
+        notes.append(f"{words}; {_ZERO_WORDS[zeros]}; order {', '.join(feature.joints)}")
     return channels, notes
 
 
@@ -83,13 +102,27 @@ def judgement(key: str, channels: Sequence[Channel], statistics: Statistics) -> 
     return f"{key}: arm joints in {said}, as contract.yaml says; {_fits(verdict)}"
 
 
+def _decide_zeros(folder: Path, recorded: Zeros, choices: Choices) -> Zeros:
+    zeros = choices.zeros
+    if zeros is None and recorded is Zeros.STRETCHED:
+        raise UserError(
+            f"{folder}: its data were recorded when LeRobot's zero was the arm stretched out, as "
+            "the names in info.json tell; that zero was set by eye, so replay an episode first: "
+            f"then `wallx contract {folder} --zeros stretched --save`"
+        )
+    if zeros is Zeros.STRETCHED and choices.unit not in (None, Unit.DEG):
+        raise UserError(f"{folder}: with zeros of the stretched arm LeRobot recorded degrees only")
+    return zeros or recorded
+
+
 def _decide_arm(folder: Path, verdicts: Mapping[str, Verdict], said: Unit | None) -> Unit:
     known = {key: v for key, v in verdicts.items() if v.units is not None}
     for key, verdict in known.items():
         if not verdict.units:
             raise UserError(
                 f"{folder}: the statistics of the {key} fit no known unit ({verdict.reason}): "
-                "write a contract.yaml with units, signs and offsets"
+                "give --zeros if LeRobot recorded them with other ones, or write a contract.yaml "
+                "with units, signs and offsets"
             )
         if said is not None and said not in (verdict.units or ()):
             raise UserError(

@@ -62,7 +62,7 @@ def from_wallx(folder: Path, config: Mapping[str, Any], choices: Choices) -> Bui
             key: Feature(_joints(folder, data, key, groups[key], said_by), statistics[key])
             for key in _GROUPS
         }
-        channels, notes = joint_channels(folder, features, choices)
+        channels, notes = joint_channels(folder, features, data.zeros, choices)
         notes.append(f"columns: {said_by}; joint names: {data.where}")
     if named is not None:
         notes.append(f"statistics: {name} of {named.source}")
@@ -102,7 +102,7 @@ def _groups(folder: Path, content: Mapping[str, Any], key: str) -> dict[str, int
             f"{folder}: neither config.json nor {train_config.FILE_NAME} holds {key}: copy the "
             "training's configuration into the folder, or write a contract.yaml"
         )
-    wrong = [name for name, width in groups.items() if not isinstance(width, int) or width < 1]
+    wrong = [name for name, width in groups.items() if type(width) is not int or width < 1]
     if wrong:
         raise UserError(f"{folder}: {key}.{wrong[0]} must be a number of columns")
     return {str(name): width for name, width in groups.items() if name != PADDING_GROUP}
@@ -164,8 +164,7 @@ def _joints(
 ) -> tuple[str, ...]:
     """Return the joint of every column; the groups have to agree with the data set's order."""
     feature = STATE_FEATURE if key == "state" else ACTION_FEATURE
-    mapped = (train_config.value(folder, "key_mappings") or {}).get(key)
-    joints = data.joints(mapped if isinstance(mapped, str) else feature)
+    joints = data.joints(feature)
     where = f"{folder}: {_GROUPS[key]} in {said_by}"
     if sum(groups.values()) != len(joints):
         raise UserError(
