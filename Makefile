@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast lint format docs bench bench-control fuzz-safety mutate-safety fault-matrix fuzz-bus soak ros-env clean clean-all
+.PHONY: help setup build demo test test-fast lint format docs bench bench-gpu bench-control fuzz-safety mutate-safety fault-matrix fuzz-bus soak ros-env clean clean-all
 
 help:
 	@echo "make demo        set up what is missing, run the simulated arm, show the result in out/demo"
@@ -22,6 +22,7 @@ help:
 	@echo "make setup       only the set-up (TORCH=cuda for a GPU build, PYTHON=python3.12)"
 	@echo "make build       only the colcon build"
 	@echo "make bench       measure speed and timing, print a table, write out/bench"
+	@echo "make bench-gpu   one inference of the full-size model on a CUDA GPU, stage by stage"
 	@echo "make bench-control  compare the chunk tracker with what others do (minutes; plots in out/bench)"
 	@echo "make fuzz-safety a million random steps against the safety layer, independently judged"
 	@echo "make mutate-safety  does a test fail for every small change of the safety core?"
@@ -61,6 +62,9 @@ docs: setup
 
 bench: setup
 	$(PY) tools/bench.py $(ARGS)
+
+bench-gpu: setup
+	$(PY) tools/bench_gpu.py $(ARGS)
 
 fuzz-safety: setup
 	$(PY) tools/fuzz_safety.py $(ARGS)

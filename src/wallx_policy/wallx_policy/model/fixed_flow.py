@@ -77,6 +77,10 @@ class FixedFlow(FlowModel):
         """What is recorded, the one unused for longest first."""
         return tuple(self._recordings)
 
+    def forget(self) -> None:
+        """Drop all recordings, as when what they hold has been compiled since."""
+        self._recordings.clear()
+
     @torch.no_grad()
     def sample(
         self,
