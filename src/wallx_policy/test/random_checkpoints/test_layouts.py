@@ -13,10 +13,13 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from so101_driver.errors import UserError
 from so101_driver.joints import JOINT_NAMES
+from wallx_policy.backends.base import BackendSettings, CameraImage, Observation
+from wallx_policy.backends.wall_oss import WallOssBackend
 from wallx_policy.contract import Contract, GraphDescription, Weights
 from wallx_policy.model import load_policy
 from wallx_policy.model.checkpoint import ModelWeights, read_weights
 from wallx_policy.model.config import read_config
+from wallx_policy.model.fast_codec import FastCodec, FastFailure
 from wallx_policy.random_checkpoints import (
     LAYOUTS,
     ROBOTS,
@@ -93,6 +96,22 @@ def test_it_says_that_it_is_random_and_the_graph_can_run_it(tmp_path: Path, layo
     assert "weights: random (seed 7)" in (folder / "README.md").read_text()
     with safe_open(folder / "model.safetensors", "pt") as file:
         assert file.metadata()["weights"] == "random"
+
+
+@pytest.mark.parametrize("layout", FLOWS)
+def test_the_backend_moves_the_arm_near_its_pose(tmp_path: Path, layout: str) -> None:
+    folder = write_checkpoint(tmp_path, Recipe(layout=layout))
+    backend = WallOssBackend(BackendSettings(checkpoint=str(folder)))
+    assert "RANDOM" in backend.description.summary
+    images = {
+        camera.view: CameraImage(np.zeros((camera.height, camera.width, 3), np.uint8), 1)
+        for camera in backend.contract.cameras
+    }
+    state_rad = backend.contract.to_radians(HOME)
+    chunk = backend.predict(Observation(1, images, state_rad, 1, "pick up the red cube"))
+    assert chunk.actions_rad.shape == (25, 6)
+    # The pose is within 8° to 14° of each joint's, by the statistics.
+    assert np.abs(chunk.actions_rad[:, :5] - state_rad[:5]).max() < np.radians(40.0)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -269,6 +288,22 @@ class TestFast:
             assert reach > 90 or len(ids) <= 192
         zeros = tokenizer.encode(chr(-MIN_CODE) * 192).ids
         assert len(zeros) < 12
+
+    def test_its_codec_is_read_as_a_released_one(self, tmp_path: Path) -> None:
+        folder = write_checkpoint(tmp_path, Recipe(layout="fast"))
+        codec = FastCodec(folder / "action_tokenizer")
+        actions = np.sin(np.linspace(0, 6, 25 * 6)).reshape(25, 6)
+        ids = codec.encode(actions)
+        assert len(ids) < 25 * 6
+        np.testing.assert_allclose(codec.decode(ids, 25, 6), actions, atol=0.1)
+
+    def test_what_it_writes_is_no_chunk_and_said_to_be_none(self, tmp_path: Path) -> None:
+        folder = write_checkpoint(tmp_path, Recipe(layout="fast"))
+        policy = load_policy(folder, fast_max_new_tokens=3, fast_retries=0)
+        image = np.zeros((240, 320, 3), np.uint8)
+        views = dict.fromkeys(policy.settings.cameras, image)
+        with pytest.raises(FastFailure, match="3 tokens"):
+            policy.predict({"images": views, "state": HOME, "instruction": "go"})
 
     def test_too_few_tokens(self) -> None:
         with pytest.raises(ValueError, match="512"):
