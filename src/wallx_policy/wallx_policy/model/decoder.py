@@ -22,7 +22,10 @@ KeysValues = tuple[Tensor, Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Rotary:
-    """cos and sin for a run of tokens, [batch, 1, tokens, head_dim] in the dtype of the stream."""
+    """cos and sin for a run of tokens, [batch, 1, tokens, head_dim] in the dtype of the stream.
+
+    The first half of sin is negative: halves are then exchanged without a change of sign.
+    """
 
     cos: Tensor
     sin: Tensor
@@ -30,7 +33,7 @@ class Rotary:
     def apply(self, x: Tensor) -> Tensor:
         """Rotate [batch, heads, tokens, head_dim]."""
         first, second = x.chunk(2, dim=-1)
-        return x * self.cos + torch.cat((-second, first), dim=-1) * self.sin
+        return x * self.cos + torch.cat((second, first), dim=-1) * self.sin
 
     def part(self, tokens: slice) -> Rotary:
         """Return the rotation of some of the tokens."""
@@ -54,8 +57,8 @@ def rotary(config: ModelConfig, positions: Tensor, dtype: torch.dtype, bf16: boo
     # The first frequencies follow time, the next height, the last width.
     pieces = angles.split(list(config.mrope_section), dim=-1)
     own = torch.cat([piece[axis] for axis, piece in enumerate(pieces)], dim=-1)
-    both = torch.cat((own, own), dim=-1)[:, None]
-    return Rotary(both.cos().to(dtype), both.sin().to(dtype))
+    cos, sin = own.cos()[:, None].to(dtype), own.sin()[:, None].to(dtype)
+    return Rotary(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
 
 @dataclass(frozen=True, slots=True)
