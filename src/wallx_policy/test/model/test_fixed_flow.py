@@ -18,7 +18,7 @@ import pytest
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from wallx_policy.model import Policy, load_policy
+from wallx_policy.model import ActionPrefix, Policy, PrefixMode, load_policy
 from wallx_policy.model import fixed_flow as module
 from wallx_policy.model.decoder import Decoder
 from wallx_policy.model.fixed_flow import BUCKET, FixedFlow
@@ -198,6 +198,40 @@ def test_images_of_another_size_have_work_of_their_own(
         plain = policy.model.sample(given, noise(policy, 2)).actions
         assert difference(model.sample(given, noise(policy, 2)).actions, plain) < CLOSE
     assert len({shape.grids for shape in model.shapes}) == 2
+
+
+@pytest.mark.parametrize("mode", list(PrefixMode))
+def test_chunks_that_continue_another_are_recorded_too(
+    policy: Policy, observe: Callable[..., dict], mode: PrefixMode
+) -> None:
+    recorder, recorded = Watched(), copy(policy)
+    recorded._model = fixed(policy.model, recorder)
+    before = policy.predict(observe(), policy.noise(0)).actions
+    results = []
+    for seed, committed, rows in ((1, 5, 12), (2, 3, 20), (1, 5, 12)):
+        prefix = ActionPrefix(before[2 : 2 + rows] + 0.1 * seed, committed, mode)
+        given, start = observe(seed), policy.noise(seed)
+        plain = policy.predict(given, start, prefix)
+        ours = recorded.predict(given, start, prefix)
+        free = recorded.predict(given, start)
+        assert np.abs(ours.actions - plain.actions).max() < 1e-3  # degrees
+        assert np.abs(free.actions - plain.actions).max() > 0.1
+        results.append(ours.actions)
+    assert recorder.recorded == 4
+    assert np.array_equal(results[0], results[2])
+
+
+def test_the_oldest_ways_to_continue_are_dropped(
+    policy: Policy, observe: Callable[..., dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAYS", 2)
+    recorder, recorded = Watched(), copy(policy)
+    recorded._model = fixed(policy.model, recorder)
+    rows = policy.predict(observe(), policy.noise(0)).actions[:6]
+    for beta in (1.0, 2.0, 1.0, 3.0, 2.0, 1.0):
+        prefix = ActionPrefix(rows, 3, PrefixMode.GUIDED, beta)
+        recorded.predict(observe(), policy.noise(0), prefix)
+    assert recorder.recorded == 3 + 4
 
 
 def test_what_has_no_fixed_shape_goes_the_plain_way(policy: Policy, inputs: FlowInputs) -> None:

@@ -19,10 +19,9 @@ hand-off. A flow can be told without retraining, in two ways:
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -30,7 +29,7 @@ from numpy.typing import ArrayLike, NDArray
 from so101_driver.errors import UserError
 from torch import Tensor
 
-from wallx_policy.model.flow import FlowContext, FlowInputs, FlowModel, FlowResult, Stopwatch
+from wallx_policy.model.flow import FlowContext, FlowInputs, FlowModel, FlowResult, Integrator
 from wallx_policy.model.normalization import Line, Normalization
 
 BETA = 5.0
@@ -208,24 +207,14 @@ class Continuation:
         values[0, :rows, :columns] = torch.from_numpy(normalized)
         of_column[0, 0, :columns] = torch.from_numpy(known)
         weights = torch.from_numpy(soft_weights(prefix.committed, rows, horizon))
-        self._target = Target(
-            values.to(model.device),
-            weights.to(model.device)[None, :, None],
-            of_column.to(model.device),
-            prefix.committed,
-        )
+        target = Target(values, weights[None, :, None], of_column, prefix.committed)
+        self._integrator: Integrator = _Guided(target, prefix.beta)
+        if prefix.mode is PrefixMode.FROZEN:
+            self._integrator = _Frozen(target)
 
     def sample(self, inputs: FlowInputs, noise: Tensor) -> FlowResult:
         """Integrate noise [1, horizon, columns] to normalised actions that continue the prefix."""
-        context = self._model.prepare(inputs, noise)
-        clock = Stopwatch(self._model.device)
-        noise = noise.to(self._model.device, torch.float32)
-        if self._prefix.mode is PrefixMode.FROZEN:
-            actions = _frozen(self._model, context, noise, self._target)
-        else:
-            actions = _guided(self._model, context, noise, self._target, self._prefix.beta)
-        clock.lap("flow")
-        return FlowResult(actions, {**context.timings_s, **clock.timings_s})
+        return self._model.sample(inputs, noise, integrator=self._integrator)
 
     def begun(self, actions: NDArray[np.float64]) -> NDArray[np.float64]:
         """Return actions [horizon, columns] in data set units, frozen rows exactly as given."""
@@ -241,32 +230,56 @@ def _moving(line: Line, columns: int) -> NDArray[np.float32]:
     return (line.scale[:columns] > SMALLEST_SPREAD * size).astype(np.float32)
 
 
-@torch.no_grad()
-def _frozen(model: FlowModel, context: FlowContext, noise: Tensor, target: Target) -> Tensor:
-    rows = torch.arange(noise.shape[1], device=model.device)[:, None] < target.committed
-    held = rows & target.known.bool()
-    x = noise
-    for step, (t, length) in enumerate(_steps(model)):
-        x = torch.where(held, (1.0 - t) * noise + t * target.actions, x)
-        x = x + length * model.velocity(context, x, step)
-    return torch.where(held, target.actions, x)
+@dataclass(frozen=True, slots=True)
+class _Frozen:
+    """Puts the committed rows where they would be on their way, before every step."""
+
+    target: Target
+
+    @property
+    def key(self) -> Hashable:
+        return PrefixMode.FROZEN
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        rows = torch.arange(self.target.actions.shape[1])[:, None] < self.target.committed
+        return self.target.actions, rows * self.target.known
+
+    def __call__(
+        self, model: FlowModel, context: FlowContext, noise: Tensor, tensors: tuple[Tensor, ...]
+    ) -> Tensor:
+        actions, held = tensors[0], tensors[1].bool()
+        x = noise
+        for step, (t, length) in enumerate(model.steps):
+            x = torch.where(held, (1.0 - t) * noise + t * actions, x)
+            x = x + length * model.velocity(context, x, step)
+        return torch.where(held, actions, x)
 
 
-@torch.no_grad()
-def _guided(
-    model: FlowModel, context: FlowContext, noise: Tensor, target: Target, beta: float
-) -> Tensor:
-    x = noise
-    for step, (t, length) in enumerate(_steps(model)):
+@dataclass(frozen=True, slots=True)
+class _Guided:
+    """Takes every step with the velocity that leads to actions like those of the target."""
 
-        def own(at: Tensor, step: int = step) -> Tensor:
-            return model.velocity(context, at, step)
+    target: Target
+    beta: float
 
-        x = x + length * guided_velocity(own, x, t, length, target, beta)
-    return x
+    @property
+    def key(self) -> Hashable:
+        return PrefixMode.GUIDED, self.beta
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.target.actions, self.target.weights, self.target.known
 
-def _steps(model: FlowModel) -> list[tuple[float, float]]:
-    """Time and length of every Euler step, the length rounded as in `FlowModel.sample`."""
-    times = model.times
-    return [(float(t), float(after - t)) for t, after in pairwise(times)]
+    def __call__(
+        self, model: FlowModel, context: FlowContext, noise: Tensor, tensors: tuple[Tensor, ...]
+    ) -> Tensor:
+        target = Target(*tensors, self.target.committed)
+        x = noise
+        for step, (t, length) in enumerate(model.steps):
+
+            def own(at: Tensor, step: int = step) -> Tensor:
+                return model.velocity(context, at, step)
+
+            x = x + length * guided_velocity(own, x, t, length, target, self.beta)
+        return x

@@ -8,6 +8,7 @@ Each size of images and prompt has its own memory, and its own recordings of the
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import torch
@@ -15,8 +16,15 @@ from torch import Tensor
 
 from wallx_policy.model.config_types import ActionAttention, StepGrid
 from wallx_policy.model.decoder import Rotary
-from wallx_policy.model.flow import FlowContext, FlowInputs, FlowModel, FlowResult, FlowTrace
-from wallx_policy.model.graphs import Recorder, StageClock, Staging
+from wallx_policy.model.flow import (
+    FlowContext,
+    FlowInputs,
+    FlowModel,
+    FlowResult,
+    FlowTrace,
+    Integrator,
+)
+from wallx_policy.model.graphs import Recorder, StageClock, Staging, Work
 from wallx_policy.model.network import Network
 from wallx_policy.model.weights import HeadWeights
 
@@ -25,6 +33,9 @@ BUCKET = 32
 like lengths of this kind too."""
 SHAPES = 4
 """Sizes whose recordings are kept; the one unused for longest goes first."""
+
+WAYS = 4
+"""Integrators of a size whose recordings are kept, the oldest goes first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +59,7 @@ class FixedFlow(FlowModel):
     """Samples through recorded work; what has no fixed shape goes the plain way.
 
     That is a batch of several prompts or with padding, the oracle, a trace, and `prepare` and
-    `velocity` on their own.
+    `velocity` on their own. An integrator's steps are recorded when it is first used.
     """
 
     def __init__(
@@ -89,21 +100,29 @@ class FixedFlow(FlowModel):
         *,
         reuse_prefix: bool = True,
         trace: FlowTrace | None = None,
+        integrator: Integrator | None = None,
     ) -> FlowResult:
         """Integrate noise to normalised actions, which lie on the host; see `FlowModel.sample`."""
         plain = not reuse_prefix or trace is not None or len(inputs.input_ids) != 1
         if plain or not bool(inputs.attention_mask.all()):
-            return super().sample(inputs, noise, reuse_prefix=reuse_prefix, trace=trace)
+            return super().sample(
+                inputs, noise, reuse_prefix=reuse_prefix, trace=trace, integrator=integrator
+            )
         count = self._prefix_length(inputs, noise.shape[1])
         recording = self._recording(inputs, count, noise.shape[1])
         clock = StageClock(self.device)
         recording.put(inputs, noise, count)
+        if integrator is not None:
+            recording.put_more(integrator)
         clock.lap("copy")
         recording.vision()
         clock.lap("vision")
         recording.prefill()
         clock.lap("prefill")
-        recording.steps()
+        if integrator is None:
+            recording.steps()
+        else:
+            recording.integrate(integrator, self._recorder)
         clock.lap("flow")
         recording.fetch()
         clock.lap("copy")
@@ -193,6 +212,8 @@ class _Recording:
             trace=None,
         )
         self._actions = torch.zeros_like(self._numbers.device["noise"])
+        self._more: dict[Hashable, Staging] = {}
+        self._ways: dict[Hashable, Work] = {}
         self.result = torch.zeros(self._actions.shape, pin_memory=device.type == "cuda")
 
     def record(self, recorder: Recorder) -> None:
@@ -220,6 +241,36 @@ class _Recording:
         whole["length"].fill_(count)
         self._numbers.send()
         self._whole.send()
+
+    def put_more(self, integrator: Integrator) -> None:
+        """Write what an integrator takes besides, and send it."""
+        staging = self._more.get(integrator.key)
+        if staging is None:
+            shapes = {str(n): tuple(t.shape) for n, t in enumerate(integrator.tensors)}
+            staging = Staging(torch.float32, shapes, self._flow.device)
+            self._more[integrator.key] = staging
+        for place, tensor in zip(staging.host.values(), integrator.tensors, strict=True):
+            place.copy_(tensor)
+        staging.send()
+
+    def integrate(self, integrator: Integrator, recorder: Recorder) -> None:
+        """Do the steps an integrator's way, which is recorded the first time."""
+        way = self._ways.get(integrator.key)
+        if way is not None:
+            way()
+            return
+        given = tuple(self._more[integrator.key].device.values())
+        noise = self._numbers.device["noise"]
+
+        def work() -> None:
+            self._actions.copy_(integrator(self._flow, self._context, noise, given))
+
+        way = recorder.record(work)
+        while len(self._ways) >= WAYS:
+            dropped = next(iter(self._ways))
+            del self._ways[dropped], self._more[dropped]
+        self._ways[integrator.key] = way
+        way()
 
     def fetch(self) -> None:
         """Queue the copy of the actions to the host."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from itertools import pairwise
 from time import perf_counter
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -77,8 +79,34 @@ class FlowContext:
     trace: FlowTrace | None
 
 
+class Integrator(Protocol):
+    """Another way from noise to actions than all Euler steps with the flow's own velocity."""
+
+    @property
+    def key(self) -> Hashable:
+        """Equal for integrators that differ in nothing but their tensors."""
+
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        """What it takes besides; f32, on the host, of the same shapes for the same key."""
+
+    def __call__(
+        self, model: FlowModel, context: FlowContext, noise: Tensor, tensors: tuple[Tensor, ...]
+    ) -> Tensor:
+        """Return actions like ``noise``; its own ``tensors`` are given on the device."""
+
+
 class FlowModel:
-    """Turns token ids and patches into normalised actions."""
+    """Turns token ids and patches into normalised actions.
+
+    Attributes:
+        network: The model's network.
+        grid: Points in time that the flow is integrated over.
+        times: The same, f32, on the host.
+        steps: Time and length of every Euler step.
+        device: Where the model runs.
+        columns: Action columns, used or not.
+    """
 
     def __init__(
         self,
@@ -104,7 +132,7 @@ class FlowModel:
         self.device = network.device
         self.columns = head.back.shape[0]
         self.times = grid.times()
-        self._lengths = [float(after - t) for t, after in pairwise(self.times)]
+        self.steps = [(float(t), float(after - t)) for t, after in pairwise(self.times)]
         self._head = head
         self._attention = action_attention
         self._target = None if inactive_target is None else inactive_target.to(self.device)
@@ -125,6 +153,7 @@ class FlowModel:
         *,
         reuse_prefix: bool = True,
         trace: FlowTrace | None = None,
+        integrator: Integrator | None = None,
     ) -> FlowResult:
         """Integrate noise [batch, horizon, columns] to normalised actions.
 
@@ -133,13 +162,19 @@ class FlowModel:
             noise: f32; unused columns matter too, they reach the used ones through w1.
             reuse_prefix: Run the prefix once; otherwise the whole sequence at every step.
             trace: Filled on the way, if given; hidden states only without ``reuse_prefix``.
+            integrator: Does the steps, if given.
 
         Raises:
             UserError: when the prompt does not end with one action token per row of noise.
         """
         context = self.prepare(inputs, noise, reuse_prefix=reuse_prefix, trace=trace)
         clock = Stopwatch(self.device)
-        x = self._integrated(context, noise.to(self.device, torch.float32))
+        x = noise.to(self.device, torch.float32)
+        if integrator is None:
+            x = self._integrated(context, x)
+        else:
+            given = tuple(tensor.to(self.device) for tensor in integrator.tensors)
+            x = integrator(self, context, x, given)
         clock.lap("flow")
         return FlowResult(x, {**context.timings_s, **clock.timings_s})
 
@@ -221,7 +256,7 @@ class FlowModel:
         return v
 
     def _integrated(self, context: FlowContext, x: Tensor) -> Tensor:
-        for step, length in enumerate(self._lengths):
+        for step, (_, length) in enumerate(self.steps):
             x = x + length * self.velocity(context, x, step)
         return x
 
