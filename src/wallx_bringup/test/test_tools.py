@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -21,10 +23,13 @@ pytestmark = pytest.mark.ros
 def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
     """A node in a domain of its own, which the commands join through the environment."""
     import rclpy
-    from rclpy.executors import SingleThreadedExecutor
+    from rclpy.action import ActionServer, CancelResponse
+    from rclpy.executors import MultiThreadedExecutor
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
     from std_msgs.msg import String
     from std_srvs.srv import Trigger
+
+    from wallx_msgs.action import Ask
 
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))  # no graph of the user's is in the way
     with contextlib.ExitStack() as stack:
@@ -47,7 +52,28 @@ def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
             return response
 
         node.create_service(Trigger, "safety/arm", on_arm)
-        executor = SingleThreadedExecutor(context=context)
+
+        def answer(goal):
+            heard.put(f"{goal.request.question} {list(goal.request.views)}")
+            for text in ("the", "the red\x1b[2J"):
+                goal.publish_feedback(Ask.Feedback(text=text))
+            if goal.request.question == "forever?":
+                deadline_s = time.monotonic() + 30.0
+                while not goal.is_cancel_requested and time.monotonic() < deadline_s:
+                    time.sleep(0.01)
+                heard.put("canceled")
+                goal.canceled()
+                return Ask.Result(answer="the red")
+            if goal.request.question == "why?":
+                goal.abort()
+                return Ask.Result(answer="it writes no text")
+            goal.succeed()
+            return Ask.Result(answer="the red\x1b[2J cube")
+
+        ActionServer(
+            node, Ask, "policy/ask", answer, cancel_callback=lambda _goal: CancelResponse.ACCEPT
+        )
+        executor = MultiThreadedExecutor(num_threads=3, context=context)
         executor.add_node(node)
         thread = threading.Thread(target=executor.spin)
         thread.start()
@@ -81,6 +107,31 @@ def test_pub_reaches_every_reader_before_it_ends(peer) -> None:
     assert main(["pub", "instruction", "data:=12"]) == 0
     assert [peer.heard.get(timeout=10) for _ in range(2)] == ["12", "12"]
     assert peer.heard.empty()
+
+
+def test_an_answer_is_shown_once_as_it_grows(peer, capsys) -> None:
+    assert main(["ask", "what?", "--view", "wrist_view", "--view", "face_view"]) == 0
+    assert capsys.readouterr().out == "the red[2J cube\n"
+    assert peer.heard.get(timeout=10) == "what? ['wrist_view', 'face_view']"
+
+
+def test_a_question_without_an_answer_says_why(peer, capsys) -> None:
+    assert main(["ask", "why?"]) == 1
+    assert capsys.readouterr().err.endswith("wallx: it writes no text\n")
+
+
+def test_ctrl_c_takes_a_question_back(peer) -> None:
+    wallx = subprocess.Popen(
+        [sys.executable, "-m", "wallx_bringup.cli", "ask", "forever?"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert peer.heard.get(timeout=20) == "forever? []"
+    wallx.send_signal(signal.SIGINT)
+    assert peer.heard.get(timeout=20) == "canceled"
+    assert wallx.wait(timeout=20) == 130
+    assert "Traceback" not in wallx.stderr.read()
 
 
 def test_output_into_a_closed_pipe_ends_quietly(peer) -> None:

@@ -93,6 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         ("echo", "show the messages of a topic", _echo),
         ("call", "call a service, e.g. wallx call safety/set_mode mode:=scaled", _call),
         ("pub", "publish one message, e.g. wallx pub instruction data:='open the gripper'", _pub),
+        ("ask", "ask the policy of a running graph about what its cameras see", _ask),
         ("run", "run one executable in the domain of a running graph", _run),
     ):
         command = commands.add_parser(name, help=text, description=text)
@@ -110,6 +111,15 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("service", help="e.g. safety/arm")
             command.add_argument("words", nargs="*", metavar="field:=value")
             command.add_argument("--timeout", type=float, default=20.0, metavar="SECONDS")
+        elif name == "ask":
+            command.add_argument("question", help="in plain words, in quotes")
+            command.add_argument(
+                "--view",
+                action="append",
+                default=[],
+                metavar="NAME",
+                help="show only this view, e.g. wrist_view; several are allowed",
+            )
         elif name == "run":
             command.add_argument("package")
             command.add_argument("executable")
@@ -257,6 +267,18 @@ def _pub(options: argparse.Namespace) -> int:
     with tool_node(namespace) as node:
         print(publish(node, options.topic, parse_words(options.words)), end="")
     return 0
+
+
+def _ask(options: argparse.Namespace) -> int:
+    namespace = _join(options)
+    from wallx_bringup.nodes.ask_client import ask
+    from wallx_bringup.nodes.tools import tool_node
+
+    # Ctrl-C has to reach the policy before this node ends.
+    with tool_node(namespace, handles_signals=False) as node:
+        ask(node, options.question, options.view, lambda text: print(text, end="", flush=True))
+        return 0
+    return 130
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -14,6 +14,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.signals import SignalHandlerOptions
 from so101_driver.errors import UserError
 from so101_driver.nodes.node_base import latched
 
@@ -28,9 +29,13 @@ SETTLED_S = 0.5
 
 
 @contextlib.contextmanager
-def tool_node(namespace: str) -> Iterator[Node]:
-    """A short-lived node in the graph's namespace."""
-    rclpy.init(args=[])
+def tool_node(namespace: str, handles_signals: bool = True) -> Iterator[Node]:
+    """A short-lived node in the graph's namespace.
+
+    Without ``handles_signals``, Ctrl-C is an ordinary KeyboardInterrupt and the node lives on.
+    """
+    options = SignalHandlerOptions.ALL if handles_signals else SignalHandlerOptions.NO
+    rclpy.init(args=[], signal_handler_options=options)
     node = rclpy.create_node("wallx_tool", namespace=namespace, start_parameter_services=False)
     try:
         yield node
