@@ -4,26 +4,17 @@ Every test runs the real node as a process, with a policy plugged in from a pack
 plays the cameras and joint states itself.
 """
 
-import array
-import os
 import signal
-import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
 pytest.importorskip("wallx_msgs", reason="needs the built workspace")
-import cv2
-import rclpy
+from policy_robot import PolicyProcesses, Robot, ros_context
 from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import CompressedImage, Image, JointState
 from so101_driver.joints import JOINT_NAMES
 from std_msgs.msg import String
-from visualization_msgs.msg import Marker, MarkerArray
 
 from wallx_msgs.action import RunInstruction
 from wallx_msgs.msg import ActionChunk, PolicyStatus
@@ -37,7 +28,7 @@ from wallx_policy.backends.base import Backend, BackendNeeds, Prediction
 from wallx_policy.backends.scripted import scripted_contract, scripted_description
 from wallx_policy.contract import Camera
 
-class Seeing(Backend):
+class Plugin(Backend):
     """Holds 0.1 rad; the instruction 'nan' or 'raise' makes it fail."""
     def __init__(self, settings):
         cameras = (Camera("face_view", 32, 24), Camera("wrist_view", 24, 24))
@@ -60,92 +51,8 @@ class Seeing(Backend):
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
     """ROS context; an installed package with the plugged-in policy."""
-    package = tmp_path_factory.mktemp("plugin")
-    (package / "seeing_policy.py").write_text(PLUGIN)
-    metadata = package / "seeing_policy-1.0.dist-info"
-    metadata.mkdir()
-    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: seeing_policy\nVersion: 1.0\n")
-    (metadata / "entry_points.txt").write_text(
-        "[wallx_policy.backends]\nseeing = seeing_policy:Seeing\n"
-    )
-    path = os.pathsep.join(filter(None, (str(package), os.environ.get("PYTHONPATH"))))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", path)
-        context = rclpy.Context()
-        rclpy.init(context=context)
+    with ros_context(tmp_path_factory.mktemp("plugin"), seeing=PLUGIN) as context:
         yield context
-        rclpy.shutdown(context=context)
-
-
-class Robot:
-    """Cameras, joint states and whoever listens to the policy."""
-
-    def __init__(self, context):
-        self.node = rclpy.create_node("robot", context=context)
-        self.executor = SingleThreadedExecutor(context=context)
-        self.executor.add_node(self.node)
-        self.joint_names = list(JOINT_NAMES)
-        self.sizes = {"face_view": (32, 24), "wrist_view": (24, 24)}
-        self.cube_xyz = (0.2, 0.0, 0.0125)
-        self.chunks, self.statuses, self.stamps = [], [], {}
-        self._publishers = {}
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.node.create_subscription(ActionChunk, "action_chunk", self.chunks.append, 10)
-        self.node.create_subscription(PolicyStatus, "policy/status", self.statuses.append, latched)
-        self.instruction = self.node.create_publisher(String, "instruction", latched)
-        self.node.create_timer(0.01, self._send_joints)
-        self.node.create_timer(1 / 15, self._send_images)
-        self.node.create_timer(0.05, self._send_objects)
-
-    def publish(self, topic, message):
-        if topic not in self._publishers:
-            self._publishers[topic] = self.node.create_publisher(type(message), topic, 10)
-        self._publishers[topic].publish(message)
-
-    def _now(self):
-        return self.node.get_clock().now().to_msg()
-
-    def _send_joints(self):
-        message = JointState(name=self.joint_names, position=[0.1] * 6, velocity=[0.0] * 6)
-        message.header.stamp = self._now()
-        self.publish("joint_states", message)
-
-    def _send_images(self):
-        for view, (width, height) in self.sizes.items():
-            bgr = np.zeros((height, width, 3), np.uint8)
-            bgr[:, :, 2] = 200
-            jpeg = cv2.imencode(".jpg", bgr)[1].tobytes()
-            message = CompressedImage(format="jpeg", data=array.array("B", jpeg))
-            message.header.stamp = stamp = self._now()
-            self.stamps.setdefault(view, []).append((stamp.sec, stamp.nanosec))
-            self.publish(f"camera/{view}/image_raw/compressed", message)
-            raw = Image(height=height, width=width, step=3 * width, encoding="bgr8")
-            raw.header.stamp = stamp
-            raw.data = array.array("B", bgr.tobytes())
-            self.publish(f"camera/{view}/image_raw", raw)
-
-    def _send_objects(self):
-        cube = Marker(ns="red_cube", action=Marker.ADD)
-        tray = Marker(ns="tray", action=Marker.ADD)
-        for marker, xyz, size in ((cube, self.cube_xyz, 0.025), (tray, (0.2, -0.2, 0.0), 0.1)):
-            marker.header.stamp = self._now()
-            marker.pose.position.x, marker.pose.position.y, marker.pose.position.z = xyz
-            marker.scale.x = marker.scale.y = marker.scale.z = size
-        self.publish("sim/objects", MarkerArray(markers=[cube, tray]))
-
-    def wait_for(self, what, condition, process, timeout_s=20.0):
-        deadline_s = time.monotonic() + timeout_s
-        while not condition():
-            self.executor.spin_once(timeout_sec=0.05)
-            if time.monotonic() > deadline_s:
-                process.kill()
-                said = process.stdout.read()
-                last = self.statuses[-1].reason if self.statuses else "nothing"
-                pytest.fail(f"waited in vain for {what}; status: {last}; the node said:\n{said}")
-
-    def wait_for_exit(self, process):
-        self.wait_for("the node's end", lambda: process.poll() is not None, process)
-        return process.stdout.read()
 
 
 @pytest.fixture
@@ -159,29 +66,8 @@ def robot(context):
 @pytest.fixture
 def policy():
     """Starts the node with the given parameters; ends the one started before."""
-    processes = []
-
-    def end():
-        for process in processes:
-            process.kill()
-            process.wait()
-            process.stdout.close()
-        processes.clear()
-
-    def start(**parameters):
-        end()
-        code = "from wallx_policy.nodes.policy_node import main; main()"
-        command = [sys.executable, "-c", code, "--ros-args"]
-        for name, value in {"backend": "seeing", **parameters}.items():
-            command += ["-p", f"{name}:={value}"]
-        process = subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
-        processes.append(process)
-        return process
-
-    yield start
-    end()
+    with PolicyProcesses(backend="seeing") as processes:
+        yield processes.start
 
 
 def stamp(message):

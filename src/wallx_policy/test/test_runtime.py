@@ -1,9 +1,12 @@
 """Between inputs and chunks: latency, pauses, new instructions and failures, on a fake clock."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
-from wallx_policy.backends.base import Backend, BackendNeeds, Prediction
+from wallx_policy.backends.base import Backend, BackendNeeds, Prediction, PrefixMode
 from wallx_policy.backends.scripted import scripted_contract, scripted_description
+from wallx_policy.chunk_prefix import JointPrefix
 from wallx_policy.chunks import ChunkOrigin
 from wallx_policy.observation import AssemblerSettings, ObservationAssembler
 from wallx_policy.runtime import Clocks, InferredChunk, NoChunk, PolicyRuntime, RuntimeState
@@ -164,3 +167,52 @@ def test_rate_and_percentiles_cover_what_was_published(runtime, clock):
     assert stages["infer"][0] == pytest.approx(0.015)
     clock.ns += 3000 * MS
     assert runtime.timing()[0] == 0.0
+
+
+def test_a_prefix_reaches_the_backend_and_its_promise_the_chunk(runtime, clock):
+    prefix = JointPrefix(np.zeros((5, 6)), 3)
+    asked = []
+
+    class Found:
+        def prefix(self, backend, stamp_ns, **now):
+            asked.append((stamp_ns, now))
+            return prefix, PrefixMode.FROZEN
+
+    def predict_from(observation, given, mode):
+        assert given is prefix
+        assert mode is PrefixMode.FROZEN
+        return Prediction(runtime.backend.says, 0.04, committed_steps=given.committed)
+
+    runtime.conditioner, runtime.backend.predict_from = Found(), predict_from
+    clock.ns = 1000 * MS
+    state_now(runtime, clock, age_ms=7)
+    assert runtime.infer().chunk.committed_steps == 3
+    now = {"ros_ns": ROS_OFFSET + 1000 * MS, "steady_ns": 1000 * MS, "generation": 0}
+    assert asked == [(ROS_OFFSET + 993 * MS, now)]
+
+
+def test_chunks_commands_and_safety_are_told_to_the_conditioner(runtime, clock):
+    told = []
+    runtime.conditioner = SimpleNamespace(
+        prefix=lambda *_args, **_now: None,
+        note_command=lambda *said: told.append(said),
+        note_safety=lambda *said: told.append(said),
+        note_published=lambda chunk, *said: told.append((chunk.sequence, *said)),
+    )
+    state_now(runtime, clock)
+    runtime.set_instruction("wave")
+    runtime.note_published(runtime.infer(), 0.13)
+    runtime.add_command(7, "pose")
+    clock.ns = 8 * MS
+    runtime.set_following("tracking")
+    assert told == [(0, 0.13, 1), (7, "pose"), ("tracking", 8 * MS)]
+
+
+def test_an_inference_that_waited_for_a_text_is_counted(runtime, clock):
+    for turn_s in (0.004, 0.006):
+        clock.ns += 80 * MS
+        state_now(runtime, clock)
+        says = Prediction(np.zeros((25, 6)), 0.04, {"preprocess": 0.005, "turn": turn_s})
+        runtime.backend.predict = lambda _observation, says=says: says
+        runtime.infer()
+    assert runtime.counters["inferences_delayed_by_text"] == 1

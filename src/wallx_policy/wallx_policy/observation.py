@@ -107,6 +107,22 @@ class ObservationAssembler:
         if self._objects is None or _replaces(stamp_ns, self._objects.stamp_ns):
             self._objects = _Stamped(stamp_ns, dict(objects))
 
+    def images(self, views: Sequence[str], now_ns: int) -> dict[str, CameraImage] | NoObservation:
+        """Return the newest images of some views, for looking at; nothing is used up."""
+        found = {}
+        for view in views:
+            image = self._images.get(view)
+            if image is None:
+                return NoObservation(Gap.MISSING, f"no image of camera {view} yet")
+            age_s = (now_ns - image.stamp_ns) * 1e-9
+            if age_s > self.settings.max_age_s:
+                return NoObservation(Gap.LATE, f"nothing from camera {view} for {age_s:.1f} s")
+            try:
+                found[view] = CameraImage(self.decode(image.payload), image.stamp_ns)
+            except ValueError as error:
+                return NoObservation(Gap.INVALID, f"image of camera {view}: {error}")
+        return found
+
     def assemble(self, now_ns: int, instruction: str) -> Observation | NoObservation:
         """Return the newest consistent observation, or why there is none.
 

@@ -23,6 +23,12 @@ PARAMETERS = NodeParameters(
             choices=("float32", "bfloat16"),
         ),
         Parameter(
+            "model_settings",
+            "",
+            "Overrides of a checkpoint's own settings, e.g. num_steps=9 resize=torchvision; "
+            "docs/checkpoints.md has the table.",
+        ),
+        Parameter(
             "calibration",
             "",
             "LeRobot calibration file of the arm; needed for checkpoints in ±100 units only.",
@@ -48,6 +54,30 @@ PARAMETERS = NodeParameters(
             unit="s",
             minimum=0.0,
             maximum=2.0,
+        ),
+        Parameter(
+            "chunk_conditioning",
+            "auto",
+            "How a chunk continues the one under way; auto: when it comes later than one of its "
+            "periods. See docs/policy.md.",
+            choices=("auto", "off", "frozen", "guided"),
+        ),
+        Parameter(
+            "state_lookahead_s",
+            0.115,
+            "As the safety node's: how early it executes chunks of reached positions.",
+            unit="s",
+            minimum=0.0,
+            maximum=0.5,
+        ),
+        Parameter(
+            "subtask_period_s",
+            0.0,
+            "Time from one step that the model writes to the next, for checkpoints trained with "
+            "text; 0: only when policy/renew_subtask is called.",
+            unit="s",
+            minimum=0.0,
+            maximum=600.0,
         ),
         Parameter(
             "image_transport",

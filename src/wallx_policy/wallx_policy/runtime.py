@@ -8,21 +8,27 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from wallx_policy.backends.base import Backend, ObjectPose, Observation
+from wallx_policy.backends.base import Backend, CameraImage, ObjectPose, Observation, PrefixMode
+from wallx_policy.chunk_prefix import Following, JointPrefix
 from wallx_policy.chunks import BadPrediction, Chunk, ChunkOrigin, make_chunk
+from wallx_policy.conditioning import Conditioner, Conditioning
 from wallx_policy.latency import LatencyStatistics
 from wallx_policy.observation import Gap, NoObservation, ObservationAssembler
+from wallx_policy.subtasks import SubtaskJob, Subtasks
 
 QUIET_S = 0.5
 """Without a chunk for this long the status says what is missing."""
+
+DELAYED_S = 0.005
+"""An inference that waited longer for a text's token is counted."""
 
 
 class NoChunk(Enum):
@@ -97,6 +103,10 @@ class PolicyRuntime:
     latency: LatencyStatistics = field(default_factory=LatencyStatistics)
     objects: Mapping[str, ObjectPose] = field(default_factory=dict)
     subtask: str = ""
+    conditioner: Conditioner = field(
+        default_factory=lambda: Conditioner(Conditioning.OFF, Counter())
+    )
+    subtasks: Subtasks = field(default_factory=Subtasks)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _gap: NoObservation = field(default_factory=lambda: NoObservation(Gap.MISSING, "no input yet"))
     _late_counted: bool = False
@@ -108,6 +118,7 @@ class PolicyRuntime:
     _last_chunk_ns: int | None = None
     _failed: bool = False
     _last_error: str = ""
+    _observation: Observation | None = None
 
     # Inputs.
 
@@ -126,6 +137,16 @@ class PolicyRuntime:
         with self._lock:
             self.assembler.set_objects(stamp_ns, objects)
             self.objects = objects
+
+    def add_command(self, stamp_ns: int, position_rad: NDArray[np.float64]) -> None:
+        """Keep what the arm was told."""
+        with self._lock:
+            self.conditioner.note_command(stamp_ns, position_rad)
+
+    def set_following(self, following: Following) -> None:
+        """Keep what safety says now."""
+        with self._lock:
+            self.conditioner.note_safety(following, self.clocks.steady_ns())
 
     def set_instruction(self, text: str) -> None:
         """Follow another instruction from the next inference on; ends a pause.
@@ -151,24 +172,35 @@ class PolicyRuntime:
         with self._lock:
             if self._paused_because:
                 return NoChunk.NOT_READY
-            generation = self._generation
+            generation, instruction = self._generation, self.instruction
             now_ns, begin_ns = self.clocks.ros_ns(), self.clocks.steady_ns()
-            observation = self.assembler.assemble(now_ns, self.instruction)
+            step = self.subtasks.current(generation)
+            observation = self.assembler.assemble(now_ns, step or instruction)
             if isinstance(observation, NoObservation):
                 self._note_gap(observation)
                 return NoChunk.NOT_READY
             self._late_counted = False
+            self._observation = observation
+            prefix = self.conditioner.prefix(
+                self.backend,
+                observation.stamp_ns,
+                ros_ns=now_ns,
+                steady_ns=begin_ns,
+                generation=generation,
+            )
         if self._reset_for != generation:
             self.backend.reset()
             self._reset_for = generation
         wait_s = (now_ns - observation.stamp_ns) * 1e-9
         try:
-            chunk, preprocess_s = self._predict(observation)
+            chunk, preprocess_s = self._predict(observation, prefix)
         except BadPrediction as error:
             return self._note_failure("bad_predictions", str(error))
         except Exception as error:
             # Whatever a backend raises, the arm must hold and the user must learn why.
             return self._note_failure("failed_inferences", f"{type(error).__name__}: {error}")
+        if step:
+            chunk = replace(chunk, instruction=instruction, subtask=step)
         latency_s = max(self.backend.latency_s, self.min_latency_s)
         return InferredChunk(
             chunk=chunk,
@@ -179,11 +211,18 @@ class PolicyRuntime:
             generation=generation,
         )
 
-    def _predict(self, observation: Observation) -> tuple[Chunk, float]:
+    def _predict(
+        self, observation: Observation, prefix: tuple[JointPrefix, PrefixMode] | None
+    ) -> tuple[Chunk, float]:
         begin_ns = self.clocks.steady_ns()
-        prediction = self.backend.predict(observation)
+        if prefix is None:
+            prediction = self.backend.predict(observation)
+        else:
+            prediction = self.backend.predict_from(observation, *prefix)
         whole_s = (self.clocks.steady_ns() - begin_ns) * 1e-9
         preprocess_s = prediction.timings_s.get("preprocess", 0.0)
+        if prediction.timings_s.get("turn", 0.0) > DELAYED_S:
+            self.counters["inferences_delayed_by_text"] += 1
         chunk = make_chunk(
             prediction,
             observation,
@@ -211,6 +250,56 @@ class PolicyRuntime:
             self._last_error = text
         return NoChunk.FAILED
 
+    # Text.
+
+    def newest_images(self, views: Sequence[str]) -> dict[str, CameraImage] | NoObservation:
+        """Return what the cameras see now."""
+        with self._lock:
+            return self.assembler.images(views, self.clocks.ros_ns())
+
+    def request_subtask(self) -> tuple[bool, str]:
+        """Ask for a new step; returns whether one will be written, and a sentence."""
+        with self._lock:
+            if self._paused_because:
+                return False, self._paused_because
+            if not self.instruction:
+                return False, "there is no instruction to write a step of"
+            self.subtasks.request()
+            return True, "the next step is being written; policy/status will show it"
+
+    def begin_subtask(self) -> SubtaskJob | None:
+        """Return the step to be written now, if one is due and there is something to see."""
+        with self._lock:
+            now_ns, observation = self.clocks.steady_ns(), self._observation
+            if self._paused_because or not self.instruction or observation is None:
+                return None
+            age_s = (self.clocks.ros_ns() - observation.stamp_ns) * 1e-9
+            if age_s > self.assembler.settings.max_age_s:
+                return None
+            if not self.subtasks.due(now_ns, self._generation):
+                return None
+            self.subtasks.begin(now_ns)
+            observation = replace(observation, instruction=self.instruction)
+            return SubtaskJob(observation, self._generation)
+
+    def subtask_wanted(self, job: SubtaskJob) -> bool:
+        """Whether the instruction of a step still stands."""
+        with self._lock:
+            return job.generation == self._generation
+
+    def end_subtask(self, job: SubtaskJob, text: str, failure: str = "") -> None:
+        """Follow a step from the next inference on, or note why there is none."""
+        with self._lock:
+            if job.generation != self._generation:
+                return
+            if not failure:
+                self.subtasks.succeed(text)
+                self.counters["subtasks_written"] += 1
+                return
+            self.subtasks.fail(failure)
+            self.counters["subtasks_failed"] += 1
+            self._last_error = f"no next step: {failure}"
+
     # Publishing and status.
 
     def still_wanted(self, inferred: InferredChunk) -> bool:
@@ -225,6 +314,7 @@ class PolicyRuntime:
             self._published += 1
             self._last_chunk_ns = now_ns
             self.subtask = inferred.chunk.subtask
+            self.conditioner.note_published(inferred.chunk, total_s, inferred.generation)
             self.latency.add(
                 now_ns * 1e-9,
                 {
@@ -263,4 +353,6 @@ class PolicyRuntime:
         now_ns = self.clocks.steady_ns()
         if self._last_chunk_ns is None or now_ns - self._last_chunk_ns > QUIET_S * 1e9:
             return RuntimeState.WAITING, self._gap.reason
+        if self.subtasks.failure:
+            return RuntimeState.RUNNING, f"running without a new step: {self.subtasks.failure}"
         return RuntimeState.RUNNING, "running"

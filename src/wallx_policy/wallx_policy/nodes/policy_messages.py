@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
@@ -14,11 +14,12 @@ from std_msgs.msg import Header
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from visualization_msgs.msg import Marker, MarkerArray
 
-from wallx_msgs.msg import ActionChunk
+from wallx_msgs.msg import ActionChunk, PolicyStatus, StageLatency
 from wallx_policy.backends.base import ObjectPose
 from wallx_policy.chunks import Chunk
 from wallx_policy.contract import ActionKind
 from wallx_policy.images import EncodedImage, RawImage
+from wallx_policy.runtime import RuntimeStatus
 
 _ACTION_KINDS = {
     ActionKind.GOAL: ActionChunk.ACTION_KIND_GOAL,
@@ -111,3 +112,20 @@ def chunk_message(chunk: Chunk, frame_id: str, observation_to_publish_s: float) 
             )
         )
     return message
+
+
+def fill_status(
+    message: PolicyStatus,
+    status: RuntimeStatus,
+    rate_hz: float,
+    stages: Mapping[str, tuple[float, float]],
+) -> None:
+    """Add to a message what an active policy says: its status, chunk rate and (p50, p99) in s."""
+    message.instruction = status.instruction
+    message.subtask = status.subtask
+    message.last_error = status.last_error
+    message.chunks_published = status.chunks_published
+    message.chunk_rate_hz = rate_hz
+    message.latencies = [
+        StageLatency(stage=stage, p50_s=p50, p99_s=p99) for stage, (p50, p99) in stages.items()
+    ]

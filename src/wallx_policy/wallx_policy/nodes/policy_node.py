@@ -13,7 +13,6 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import CompressedImage, Image, JointState
-from so101_driver.calibration import Calibration
 from so101_driver.errors import UserError
 from so101_driver.nodes.node_base import (
     FAILED_STATUS,
@@ -24,27 +23,35 @@ from so101_driver.nodes.node_base import (
     run_node,
 )
 from std_msgs.msg import String
+from std_srvs.srv import Trigger
 from visualization_msgs.msg import MarkerArray
 
-from wallx_msgs.msg import ActionChunk, PolicyStatus, StageLatency
+from wallx_msgs.msg import ActionChunk, PolicyStatus
 from wallx_policy.backends.base import Backend, BackendSettings
 from wallx_policy.backends.registry import load_backend
 from wallx_policy.chunks import ChunkOrigin
-from wallx_policy.contract import Camera
-from wallx_policy.contract_checks import GraphDescription
+from wallx_policy.conditioning import Conditioner, Conditioning
+from wallx_policy.contract import ActionKind, Camera
 from wallx_policy.images import to_rgb
+from wallx_policy.nodes.ask_server import AskServer
+from wallx_policy.nodes.execution_inputs import ExecutionInputs
+from wallx_policy.nodes.graph_check import camera_topics, describe_graph, image_type
 from wallx_policy.nodes.inference_loop import InferenceLoop
 from wallx_policy.nodes.instruction_runs import InstructionRuns
 from wallx_policy.nodes.policy_messages import (
     chunk_message,
+    fill_status,
     image_payload,
     joint_positions,
     object_poses,
     stamp_ns,
 )
+from wallx_policy.nodes.text_worker import TextWorker
 from wallx_policy.observation import AssemblerSettings, ObservationAssembler
 from wallx_policy.policy_parameters import PARAMETERS
-from wallx_policy.runtime import Clocks, InferredChunk, PolicyRuntime, RuntimeState
+from wallx_policy.runtime import Clocks, InferredChunk, NoChunk, PolicyRuntime, RuntimeState
+from wallx_policy.subtasks import Subtasks
+from wallx_policy.text_tasks import TextTasks, no_text
 
 STATUS_PERIOD_S = 1.0
 CHECK_PERIOD_S = 0.1
@@ -68,6 +75,9 @@ class PolicyNode(NodeBase):
         self._cameras: tuple[Camera, ...] = ()
         self._runtime: PolicyRuntime | None = None
         self._loop: InferenceLoop | None = None
+        self._text: TextWorker | None = None
+        self._execution: ExecutionInputs | None = None
+        self._conditioning = Conditioning.OFF
         self._inputs: list[Subscription] = []
         self._instruction = self.p.instruction
         self._parameter_instruction = self.p.instruction
@@ -77,6 +87,8 @@ class PolicyNode(NodeBase):
         self._status_publisher = self.create_publisher(PolicyStatus, "policy/status", latched())
         self.subscribe_any_durability(String, "instruction", self._on_instruction)
         self._runs = InstructionRuns(self, self.p.success_check, lambda: self._runtime)
+        self._questions = AskServer(self, self._text_worker)
+        self.create_service(Trigger, "policy/renew_subtask", self._on_renew_subtask)
         self.create_timer(CHECK_PERIOD_S, self._on_timer)
 
     # Lifecycle.
@@ -90,16 +102,25 @@ class PolicyNode(NodeBase):
                 device=self.p.device,
                 dtype=self.p.dtype,
                 calibration=self.p.calibration,
-                options={"expert_keep_gripper_open": self.p.expert_keep_gripper_open},
+                options={
+                    "expert_keep_gripper_open": self.p.expert_keep_gripper_open,
+                    "model_settings": self.p.model_settings,
+                },
             ),
         )
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(self.p.torch_threads)
         self._backend = backend
         self.get_logger().info(f"backend {backend.name}: {backend.description.summary}")
-        self._cameras = self._camera_topics(backend)
+        self._conditioning = self._choose_conditioning(backend)
+        if self.p.subtask_period_s > 0.0 and not backend.writes_text:
+            raise UserError(
+                f"subtask_period_s is {self.p.subtask_period_s:g}, but {no_text(backend.name)}; "
+                "or set it to 0"
+            )
+        self._cameras = camera_topics(backend, self.p.camera_topics)
         expected = replace(backend.contract, cameras=self._cameras)
-        differences = expected.differences(self._describe_graph(backend))
+        differences = expected.differences(describe_graph(self, backend, self._cameras))
         if differences:
             raise UserError(
                 f"the graph does not fit the contract of backend {backend.name}: "
@@ -126,24 +147,34 @@ class PolicyNode(NodeBase):
             instruction=self._instruction,
             min_latency_s=self.p.min_latency_s,
             counters=self.counters,
+            conditioner=Conditioner(self._conditioning, self.counters, self._lookahead_s(backend)),
+            subtasks=Subtasks(self.p.subtask_period_s),
         )
         self._subscribe(backend, self._runtime)
+        if self._conditioning is not Conditioning.OFF:
+            self._execution = ExecutionInputs(self)
         self._loop = InferenceLoop(
             self.p.inference_period_s,
-            self._runtime.infer,
+            partial(self._infer, self._runtime, self._execution),
             self._publish,
             lambda periods: self.count("observations_dropped", periods),
-            # A bug: end with its trace instead of living on without inferring.
-            lambda: self.finish(FAILED_STATUS),
+            self._crash,
         )
         self._loop.start()
+        if backend.writes_text:
+            self._text = TextWorker(TextTasks(self._runtime), self._crash)
+            self._text.start()
 
     def deactivate(self) -> None:
         """Stop inferring; nothing is published afterwards."""
         if self._loop is not None and not self._loop.stop(STOP_TIMEOUT_S):
             self.get_logger().warning("an inference is still running; its result is discarded")
-        self._loop = None
-        self._runtime = None
+        if self._text is not None and not self._text.stop(STOP_TIMEOUT_S):
+            self.get_logger().warning("a text is still being written; it is discarded")
+        self._loop = self._text = self._runtime = None
+        if self._execution is not None:
+            self._execution.destroy()
+        self._execution = None
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
         self._inputs = []
@@ -161,66 +192,30 @@ class PolicyNode(NodeBase):
             PolicyStatus.STATE_FAULT: DiagnosticStatus.ERROR,
             PolicyStatus.STATE_WAITING: DiagnosticStatus.WARN,
         }.get(state, DiagnosticStatus.OK)
-        return level, reason, {"backend": self.p.backend}
+        values = {"backend": self.p.backend}
+        if self._runtime is not None:
+            values["chunk conditioning"] = self._runtime.conditioner.says
+        return level, reason, values
 
-    # The contract check.
-
-    def _camera_topics(self, backend: Backend) -> tuple[Camera, ...]:
-        """Return the contract's cameras with the topics that the user gave."""
-        cameras = {camera.view: camera for camera in backend.contract.cameras}
-        for entry in filter(None, (part.strip() for part in self.p.camera_topics.split(","))):
-            view, equals, topic = entry.partition("=")
-            if not equals or view not in cameras:
-                raise UserError(
-                    f"camera_topics has {entry!r}; it must be view=topic with a view of the "
-                    f"contract: {', '.join(cameras) or 'this backend takes no images'}"
-                )
-            cameras[view] = Camera(view, cameras[view].width, cameras[view].height, topic)
-        return tuple(cameras.values())
-
-    def _image_type(self) -> tuple[type, str]:
-        if self.p.image_transport == "raw":
-            return Image, "image_raw"
-        return CompressedImage, "image_raw/compressed"
-
-    def _describe_graph(self, backend: Backend) -> GraphDescription:
-        """Listen to every input until each has sent something usable."""
-        message_type, suffix = self._image_type()
-        wanted = {"joint_states": (JointState, reliable())}
-        topics = {camera.view: f"{camera.topic}/{suffix}" for camera in self._cameras}
-        for topic in topics.values():
-            wanted[topic] = (message_type, best_effort(2))
-        if backend.needs.objects:
-            wanted["sim/objects"] = (MarkerArray, reliable())
-
-        def complete(received: Mapping[str, Any]) -> bool:
-            # NaN marks a servo that has not answered yet.
-            return all(value == value for value in received["joint_states"].position)
-
-        received = self.collect_messages(wanted, self.p.graph_timeout_s, complete)
-        if backend.needs.objects and "sim/objects" not in received:
-            raise UserError(
-                f"backend {backend.name} needs the simulator's object poses, but nothing came on "
-                f"sim/objects for {self.p.graph_timeout_s:g} s: start the simulator, or choose "
-                "another backend"
-            )
-        sizes = {}
-        for view, topic in topics.items():
-            if topic in received:
-                try:
-                    height, width, _channels = to_rgb(image_payload(received[topic])).shape
-                except ValueError as error:
-                    raise UserError(f"image of {topic} is unusable: {error}") from error
-                sizes[view] = (width, height)
-        joints = received.get("joint_states", JointState())
-        return GraphDescription(
-            cameras=sizes,
-            joint_names=tuple(joints.name),
-            state_rad=tuple(joints.position),
-            calibration=Calibration.load(self.p.calibration) if self.p.calibration else None,
-            # Remapped, so that the sentence names what the user wrote.
-            camera_topics={view: self.resolve_topic_name(topic) for view, topic in topics.items()},
+    def _choose_conditioning(self, backend: Backend) -> Conditioning:
+        wanted = Conditioning(self.p.chunk_conditioning)
+        if backend.continues or wanted is Conditioning.OFF:
+            return wanted
+        if wanted is Conditioning.AUTO:
+            return Conditioning.OFF
+        raise UserError(
+            f"chunk_conditioning is {wanted.value}, but backend {backend.name} cannot continue a "
+            "chunk: set it to auto or off"
         )
+
+    def _lookahead_s(self, backend: Backend) -> float:
+        """How much earlier than due safety executes the points of this backend's chunks."""
+        reached = backend.contract.action_kind is ActionKind.STATE
+        return self.p.state_lookahead_s if reached else 0.0
+
+    def _crash(self) -> None:
+        """A bug: end with its trace instead of living on without inferring."""
+        self.finish(FAILED_STATUS)
 
     # Inputs.
 
@@ -241,7 +236,7 @@ class PolicyNode(NodeBase):
                 runtime.set_objects(*found)
 
         self._inputs = [self.create_subscription(JointState, "joint_states", on_joints, 50)]
-        message_type, suffix = self._image_type()
+        message_type, suffix = image_type(self.p.image_transport)
         for camera in self._cameras:
             self._inputs.append(
                 self.create_subscription(
@@ -264,7 +259,30 @@ class PolicyNode(NodeBase):
         if self._runtime is not None:
             self._runtime.set_instruction(text)
 
-    # Outputs.
+    def _on_renew_subtask(
+        self, _request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        runtime, refusal = self._runtime, self._text_worker()
+        if runtime is None or isinstance(refusal, str):
+            response.success, response.message = False, str(refusal)
+        else:
+            response.success, response.message = runtime.request_subtask()
+        return response
+
+    def _text_worker(self) -> TextWorker | str:
+        """Return who writes text, or why nobody does."""
+        if self._backend is None or self._runtime is None:
+            return "the policy is not active"
+        return self._text or no_text(self._backend.name)
+
+    # In the loop's thread.
+
+    def _infer(
+        self, runtime: PolicyRuntime, execution: ExecutionInputs | None
+    ) -> InferredChunk | NoChunk:
+        if execution is not None:
+            execution.feed(runtime)
+        return runtime.infer()
 
     def _publish(self, inferred: InferredChunk) -> None:
         """Publish a chunk that is due; called by the loop's thread."""
@@ -274,6 +292,8 @@ class PolicyNode(NodeBase):
         total_s = (self.ros_now_ns() - inferred.chunk.stamp_ns) * 1e-9
         self._chunk_publisher.publish(chunk_message(inferred.chunk, self.p.frame_id, total_s))
         runtime.note_published(inferred, total_s)
+
+    # Status.
 
     def _state(self) -> tuple[int, str]:
         if self._backend is None:
@@ -289,6 +309,7 @@ class PolicyNode(NodeBase):
             self._parameter_instruction = self.p.instruction
             self._set_instruction(self.p.instruction)
         self._runs.check()
+        self._questions.check()
         self._publish_status()
 
     def _publish_status(self) -> None:
@@ -315,15 +336,7 @@ class PolicyNode(NodeBase):
         )
         message.header.stamp = self.get_clock().now().to_msg()
         if runtime is not None and status is not None:
-            message.instruction = status.instruction
-            message.subtask = status.subtask
-            message.last_error = status.last_error
-            message.chunks_published = status.chunks_published
-            message.chunk_rate_hz, stages = runtime.timing()
-            message.latencies = [
-                StageLatency(stage=stage, p50_s=p50, p99_s=p99)
-                for stage, (p50, p99) in stages.items()
-            ]
+            fill_status(message, status, *runtime.timing())
         self._status_publisher.publish(message)
 
 
