@@ -3,7 +3,7 @@
 
 bf16, two views of 252×252 pixels as the model sees them, 32 actions, 10 steps. The weights are
 random and made on the GPU; ``--checkpoint`` takes real ones. In the same run: CUDA graphs, the same
-with compiled steps, the same work launched one by one, and the way of the references, which runs
+with compiled layers, the same work launched one by one, and the way of the references, which runs
 the whole sequence at every step.
 """
 
@@ -112,8 +112,8 @@ def plain(policy: Policy, given: dict[str, Any], repeats: int, reuse: bool) -> d
 
 
 def compiled(policy: Policy, given: dict[str, Any], repeats: int) -> dict[str, Any]:
-    """Return `measure` with compiled steps, or the reason why there are none."""
-    policy.model.network.decoder.compile_actions()
+    """Return `measure` with compiled layers, or the reason why there are none."""
+    policy.model.network.compile()
     if isinstance(policy.model, FixedFlow):
         policy.model.forget()
     try:
@@ -172,7 +172,7 @@ def table_of(found: dict[str, Any]) -> Table:
     again_ms = found["again"]["whole"]["p50_ms"]
     for name, title in (
         ("graphs", "CUDA graphs"),
-        ("graphs_compiled", "CUDA graphs, compiled steps"),
+        ("graphs_compiled", "CUDA graphs, compiled layers"),
         ("one_by_one", "launched one by one, network only"),
         ("again", "references' way, network only"),
     ):

@@ -272,18 +272,26 @@ def test_the_watch_sees_what_a_graph_cannot_hold() -> None:
             work()
 
 
-def test_a_layer_of_the_steps_compiles_as_one_graph(
+def test_every_kind_of_layer_compiles_as_one_graph(
     random_checkpoint: Path, observe: Callable[..., dict]
 ) -> None:
-    """One compilation serves all layers and steps; the code generator itself is not needed."""
-    policy = load_policy(random_checkpoint)
-    given, start = policy.inputs(observe()), noise(policy, 0)
-    plain = policy.model.sample(given, start).actions
+    """All layers and steps share one; the code generator itself is not needed.
+
+    Lengths become variables with their second value, so that further ones compile nothing.
+    """
+    policy, plain = load_policy(random_checkpoint), load_policy(random_checkpoint)
+    made, start = [], noise(policy, 0)
     with counted_graphs() as graphs:
-        policy.model.network.decoder.compile_actions(graphs.append)
-        compiled = fixed(policy.model, NoGraph()).sample(given, start).actions
-    assert difference(compiled, plain) < CLOSE
-    assert len(graphs.made) == 1
+        policy.model.network.compile(graphs.append)
+        model = fixed(policy.model, NoGraph())
+        for words in (1, 40, 80, 120, 160):
+            given = policy.inputs(observe(instruction=" ".join(["left"] * words)))
+            compiled = model.sample(given, start).actions
+            assert difference(compiled, plain.model.sample(given, start).actions) < CLOSE
+            made.append(len(graphs.made))
+    assert len({shape.prefix for shape in model.shapes}) == 4
+    # A block of the vision tower, a layer of the prefix, a layer of the actions.
+    assert made == [3, 5, 5, 5, 5]
 
 
 class Graphs:

@@ -111,7 +111,7 @@ def test_the_attention_that_the_configuration_names_wins(wall05: Path) -> None:
         ({"state_encoding": "text", "state_bins": 99}, ("state as text in 99 bins",)),
         ({"action_dim": 5}, ("25 actions of 5", "5 active columns", "inactive ones as model")),
         ({"inactive_columns": "zero"}, ("inactive ones as zero",)),
-        ({"compile_steps": True}, ("on cpu, compiled steps",)),
+        ({"compile_layers": True}, ("on cpu, compiled layers",)),
     ],
 )
 def test_one_line_says_what_was_taken(
@@ -142,8 +142,8 @@ def test_flow_on_a_gpu_runs_as_graphs_unless_told_otherwise(random_checkpoint: P
         load_policy(random_checkpoint, cuda_graphs=True)
 
 
-def test_only_steps_can_be_compiled() -> None:
+def test_only_flow_is_compiled() -> None:
     assert compiled(PredictionMode.FLOW, True)
     assert not compiled(PredictionMode.FAST, False)
-    with pytest.raises(UserError, match="compile_steps is for flow"):
+    with pytest.raises(UserError, match="compile_layers is for flow"):
         compiled(PredictionMode.FAST, True)

@@ -126,6 +126,7 @@ class Decoder:
         self._layers = weights.layers
         self._final_norms = weights.final_norms
         self._dtype = weights.embedding.dtype
+        self._run_prefix_layer = self._prefix_layer
         self._run_action_layer = self._action_layer
 
     def empty_cache(self, batch: int, tokens: int, room: int) -> Cache:
@@ -148,19 +149,17 @@ class Decoder:
             final_rows: How many of the last tokens' final hidden states to return.
         """
         kept = []
-        last = len(self._layers) - 1
-        for n, experts in enumerate(self._layers):
-            expert = experts[PREFIX]
-            q, k, v = self._project(expert, x, turn)
+        for experts in self._layers[:-1]:
+            x, k, v = self._run_prefix_layer(experts[PREFIX], x, turn, mask)
             kept.append((k, v))
-            if n == last:  # only the rows that somebody reads
-                if final_rows:
-                    rows = slice(x.shape[1] - final_rows, x.shape[1])
-                    seen = _causal(x) if mask is None else mask
-                    mixed = self._attend(q[:, :, rows], k, v, seen[..., rows, :])
-                    x = self._finish(expert, x[:, rows], mixed)
-            else:
-                x = self._finish(expert, x, self._attend(q, k, v, mask, causal=mask is None))
+        expert = self._layers[-1][PREFIX]
+        q, k, v = self._project(expert, x, turn)
+        kept.append((k, v))
+        if final_rows:  # only the rows that somebody reads
+            rows = slice(x.shape[1] - final_rows, x.shape[1])
+            seen = _causal(x) if mask is None else mask
+            mixed = self._attend(q[:, :, rows], k, v, seen[..., rows, :])
+            x = self._finish(expert, x[:, rows], mixed)
         hidden = self._norm(x, self._final_norms[PREFIX]) if final_rows else None
         return Prefix(tuple(kept), hidden)
 
@@ -207,11 +206,20 @@ class Decoder:
             x = self._run_action_layer(experts[ACTION], x, turn, held, prefix.length, mask)
         return self._norm(x, self._final_norms[ACTION])
 
-    def compile_actions(self, backend: str = "inductor") -> None:
-        """Let torch compile a layer as action tokens see it; the first runs take a while."""
-        self._run_action_layer = torch.compile(
-            self._action_layer, backend=backend, fullgraph=True, dynamic=False
-        )
+    def compile(self, backend: str = "inductor") -> None:
+        """Let torch compile a layer as the prefix runs it, and as action tokens do.
+
+        A second length makes the lengths variables, so that further ones need no compilation.
+        """
+        self._run_prefix_layer = torch.compile(self._prefix_layer, backend=backend, fullgraph=True)
+        self._run_action_layer = torch.compile(self._action_layer, backend=backend, fullgraph=True)
+
+    def _prefix_layer(
+        self, weights: ExpertWeights, x: Tensor, turn: Rotary, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        q, k, v = self._project(weights, x, turn)
+        mixed = self._attend(q, k, v, mask, causal=mask is None)
+        return self._finish(weights, x, mixed), k, v
 
     def _action_layer(
         self,

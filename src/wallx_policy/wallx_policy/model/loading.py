@@ -83,7 +83,7 @@ def load_policy(
     fast_max_new_tokens: int | None = None,
     fast_retries: int | None = None,
     cuda_graphs: bool | None = None,
-    compile_steps: bool = False,
+    compile_layers: bool = False,
 ) -> Policy:
     """Load a WALL-OSS checkpoint; None takes its own setting, or its layout's default.
 
@@ -113,7 +113,7 @@ def load_policy(
         fast_max_new_tokens: Most tokens of a FAST answer.
         fast_retries: Further FAST attempts, drawn at temperature 0.7, when an answer is no chunk.
         cuda_graphs: Whether flow runs as CUDA graphs over fixed shapes; so it does on a GPU.
-        compile_steps: Whether torch compiles a decoder layer of the Euler steps.
+        compile_layers: Whether torch compiles the layers of vision tower and decoder.
 
     Raises:
         UserError: naming the file, key or argument at fault.
@@ -190,7 +190,7 @@ def load_policy(
         device=device,
         dtype=dtype,
         cuda_graphs=as_graphs(device, prediction, cuda_graphs),
-        compile_steps=compiled(prediction, compile_steps),
+        compile_layers=compiled(prediction, compile_layers),
     )
     columns = weights.state_columns or config.state_columns or weights.columns
     width = first(contract and len(contract.state), config.state_dim, columns)
@@ -203,8 +203,8 @@ def load_policy(
     network = Network(
         config.model, weights, tokenizer.special, bf16_rotary=settings.rotary is Rotary.BF16
     )
-    if settings.compile_steps:
-        network.decoder.compile_actions()
+    if settings.compile_layers:
+        network.compile()
     model = _flow_model(
         network, weights, settings, _inactive_target(folder, settings, weights.columns, norm)
     )

@@ -84,6 +84,11 @@ class Network:
         """Number of embeddings, and of logits."""
         return self._embedding.shape[0]
 
+    def compile(self, backend: str = "inductor") -> None:
+        """Let torch compile the layers of vision tower and decoder; the first runs take a while."""
+        self._vision.compile(backend)
+        self.decoder.compile(backend)
+
     def see(self, pixel_values: Tensor, grid_thw: Tensor) -> Tensor:
         """Return one embedding for every 2×2 patches, [sum of patches / 4, H]."""
         return self._vision(pixel_values, grid_thw)

@@ -67,7 +67,7 @@ class PolicySettings:
         device: Where the model runs.
         dtype: Of its matrices.
         cuda_graphs: Whether flow runs as CUDA graphs.
-        compile_steps: Whether its steps are compiled.
+        compile_layers: Whether its layers are compiled.
     """
 
     layout: Layout
@@ -90,7 +90,7 @@ class PolicySettings:
     device: str
     dtype: str
     cuda_graphs: bool
-    compile_steps: bool
+    compile_layers: bool
 
     def line(self) -> str:
         """Return one line for the log."""
@@ -111,7 +111,7 @@ class PolicySettings:
             f"{self.rotary.value} rotary, state as {self.state_encoding.value}{bins}, "
             f"normalization: {self.statistics}, {self.dtype} on {self.device}"
             f"{' with CUDA graphs' if self.cuda_graphs else ''}"
-            f"{', compiled steps' if self.compile_steps else ''}"
+            f"{', compiled layers' if self.compile_layers else ''}"
         )
 
 
@@ -151,9 +151,9 @@ def as_graphs(device: str, prediction: PredictionMode, given: bool | None) -> bo
 
 
 def compiled(prediction: PredictionMode, given: bool) -> bool:
-    """Return whether Euler steps are compiled; UserError when there are none."""
+    """Return whether layers are compiled, which is for flow alone; UserError otherwise."""
     if given and prediction is not PredictionMode.FLOW:
-        raise UserError(f"compile_steps is for flow, not for {prediction.value}: leave it out")
+        raise UserError(f"compile_layers is for flow, not for {prediction.value}: leave it out")
     return given
 
 

@@ -130,6 +130,7 @@ class VisionTower:
         self._blocks = [_under(f"blocks.{n}", weights) for n in range(int(vision["depth"]))]
         self._bf16_rotary = bf16_rotary
         self._plans: dict[tuple[Grid, ...], VisionPlan] = {}
+        self._run_block = self._block
 
     def __call__(self, pixel_values: Tensor, grid_thw: Tensor) -> Tensor:
         """Return embeddings [sum of patches / 4, out_hidden_size].
@@ -155,13 +156,22 @@ class VisionTower:
         """Return the embeddings of images that a plan was made for; see `__call__`."""
         x = linear(pixel_values.to(self._dtype), self._patch)
         for n, block in enumerate(self._blocks):
-            groups = plan.images if n in self._full else plan.windows
-            x = x + self._attended(block, self._norm(x, block["norm1.weight"]), plan, groups)
-            normed = self._norm(x, block["norm2.weight"])
-            gate, up = (_linear(block, f"mlp.{part}_proj", normed) for part in ("gate", "up"))
-            x = x + _linear(block, "mlp.down_proj", silu(gate) * up)
+            x = self._run_block(block, x, plan, plan.images if n in self._full else plan.windows)
         merged = self._norm(x, self._merger["ln_q.weight"]).view(-1, self._merge**2 * x.shape[-1])
         return _linear(self._merger, "mlp.2", gelu(_linear(self._merger, "mlp.0", merged)))
+
+    def compile(self, backend: str = "inductor") -> None:
+        """Let torch compile a block."""
+        self._run_block = torch.compile(self._block, backend=backend, fullgraph=True)
+
+    def _block(
+        self, block: Mapping[str, Tensor], x: Tensor, plan: VisionPlan, groups: Groups
+    ) -> Tensor:
+        x = x + self._attended(block, self._norm(x, block["norm1.weight"]), plan, groups)
+        normed = self._norm(x, block["norm2.weight"])
+        gate = _linear(block, "mlp.gate_proj", normed)
+        up = _linear(block, "mlp.up_proj", normed)
+        return x + _linear(block, "mlp.down_proj", silu(gate) * up)
 
     def _attended(
         self, block: Mapping[str, Tensor], x: Tensor, plan: VisionPlan, groups: Groups
