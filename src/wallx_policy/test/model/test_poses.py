@@ -140,6 +140,7 @@ def test_the_base_of_wall_oss_05_has_two_arms() -> None:
     # What is not given out is not guessed: 15 columns end in the middle of the right arm.
     assert PoseGroups.of(BASE_05, state, 15).end_effectors == ("follow_left_ee",)
     assert PoseGroups.of(BASE_05, state, 7) is None
+    assert PoseGroups.of(BASE_05, state, 9).end_effectors == ("follow_left_ee",)
 
 
 @pytest.mark.parametrize(
