@@ -247,6 +247,23 @@ class TestWallX:
         with pytest.raises(UserError, match="must be in one unit"):
             Contract.load(wall_x)
 
+    def test_without_statistics_the_user_says_everything(self, wall_x: Path) -> None:
+        write_processors(wall_x, "IDENTITY", STEPS)
+        (wall_x / "s.safetensors").unlink()
+        for name in ("pre", "post"):
+            edit(
+                wall_x / f"policy_{name}processor.json",
+                lambda c: [step.pop("state_file", None) for step in c["steps"]],
+            )
+        with pytest.raises(UserError, match=r"no statistics of state and action.*--unit"):
+            Contract.load(wall_x)
+        assert read_contract(wall_x, Choices(unit=Unit.DEG))[0].state == channels()
+        assert "no statistics to check" in notes(wall_x, Choices(unit=Unit.DEG))
+        with pytest.raises(UserError, match="gripper in the state must not be guessed"):
+            read_contract(wall_x, Choices(unit=Unit.RAD))
+        both = Choices(unit=Unit.RAD, gripper=Unit.RAD)
+        assert read_contract(wall_x, both)[0].state == channels(Unit.RAD, Unit.RAD)
+
     def test_radians_from_a_simulator(self, wall_x: Path) -> None:
         low, high = np.radians(LOW), np.radians(HIGH)
         low[5], high[5] = -0.17, 1.7
@@ -459,6 +476,16 @@ class TestOwnLayouts:
         retrain(own, change)
         with pytest.raises(UserError, match=words):
             Contract.load(own)
+
+    def test_state_and_action_have_their_own_statistics(self, own: Path) -> None:
+        edit(
+            own / "norm_stats.json",
+            lambda c: c["norm_stats"].update(
+                action={"q01": (LOW * 0.5).tolist(), "q99": (HIGH * 0.5).tolist()}
+            ),
+        )
+        built = Contract.load(own)
+        assert (built.state_statistics.q99[0], built.action_statistics.q99[0]) == (110.0, 55.0)
 
     def test_groups_may_be_named_by_joints(self, own: Path) -> None:
         retrain(own, lambda c: c.update(dof_config=dict.fromkeys(JOINT_NAMES, 1)))

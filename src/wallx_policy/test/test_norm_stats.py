@@ -60,6 +60,13 @@ def test_groups_follow_the_configuration_not_the_file(tmp_path: Path) -> None:
         read(tmp_path, {"state": groups, "action": NEWER})
 
 
+def test_groups_that_nothing_names(tmp_path: Path) -> None:
+    content = {"state": {"arm": NEWER}, "action": NEWER}
+    (tmp_path / "norm_stats.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="by group, and nothing names the groups"):
+        read_norm_stats(tmp_path, {}, {})
+
+
 def test_no_file_is_no_error(tmp_path: Path) -> None:
     assert read_norm_stats(tmp_path, {}, {}) == {}
 
@@ -75,6 +82,9 @@ def test_no_file_is_no_error(tmp_path: Path) -> None:
         ({"state": NEWER, "action": {**NEWER, "q01": ["a", "b"]}}, "q01 must be a list"),
         ({"state": NEWER, "action": {**NEWER, "q01": [float("nan")] * 2}}, "finite"),
         ({"state": NEWER, "action": {**NEWER, "q01": [9.0, 0.0]}}, "q99 is below q01"),
+        ({"state": NEWER, "action": {**NEWER, "q01": [[0.0, 0.0]]}}, "q01 must be a list"),
+        ({"state": NEWER, "action": {key: [] for key in NEWER}}, "must be a list of finite"),
+        ({"state": NEWER, "action": {"arm": NEWER, "gripper": NEWER}}, "arm has 2 columns, not 1"),
         ({"state": NEWER, "action": 3}, "statistics by name"),
         ({"x": 3}, "x must hold"),
         ({"norm_stats": {}}, "no statistics"),

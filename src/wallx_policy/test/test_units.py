@@ -69,6 +69,46 @@ def test_an_arm(joints: dict, units: set[Unit], words: str) -> None:
     assert verdict.only is (next(iter(units)) if len(units) == 1 else None)
 
 
+@pytest.mark.parametrize(
+    ("joint", "farthest"),
+    [
+        ("shoulder_pan", 142.0),
+        ("shoulder_lift", 135.0),
+        ("elbow_flex", 122.0),
+        ("wrist_flex", 129.0),
+        ("wrist_roll", 185.0),
+    ],
+)
+def test_every_joint_has_its_own_end(joint: str, farthest: float) -> None:
+    for sign in (1.0, -1.0):
+        within, beyond = sign * (farthest - 0.1), sign * (farthest + 0.1)
+        assert possible_units(extent(**{joint: (within, within)}), COLUMNS) == {Unit.DEG}
+        assert possible_units(extent(**{joint: (beyond, beyond)}), COLUMNS) == set()
+
+
+@pytest.mark.parametrize(
+    ("joints", "units"),
+    [
+        ({"wrist_roll": (0.0, 3.22)}, {Unit.RAD}),
+        ({"wrist_roll": (0.0, 3.29)}, set()),
+        ({"wrist_roll": (0.0, 3.31)}, {Unit.DEG, Unit.RANGE_100}),
+        ({"wrist_roll": (0.0, 100.5)}, {Unit.DEG, Unit.RANGE_100}),
+        ({"wrist_roll": (0.0, 100.6)}, {Unit.DEG}),
+        # Two joints at ±100 are clipped only if none went further, and likewise at ±1.
+        (
+            {"shoulder_pan": (-100.0, 0.0), "elbow_flex": (0.0, 100.0), "wrist_flex": (0, 100.3)},
+            {Unit.DEG, Unit.RANGE_100},
+        ),
+        (
+            {"shoulder_pan": (-1.0, 0.0), "elbow_flex": (0.0, 1.0), "wrist_flex": (0, 1.2)},
+            {Unit.RAD},
+        ),
+    ],
+)
+def test_the_ends_themselves(joints: dict, units: set[Unit]) -> None:
+    assert possible_units(extent(**joints), COLUMNS) == units
+
+
 def test_signs_and_offsets_are_undone_first() -> None:
     """The same arm as an older calibration saw it."""
     old = extent(shoulder_lift=(-10.0, 188.0), elbow_flex=(-95.0, 98.0))
@@ -96,6 +136,14 @@ def test_mean_and_deviation_tell_less(mean: float, std: float, units: set[Unit])
     assert judge_arm(own, lift).units == units
 
 
+def test_the_mean_of_a_gripper_has_sign_and_offset_too() -> None:
+    turned = (Channel("gripper", Unit.PLAIN, -1, 100.0),)
+    statistics = Statistics(mean=(20.0,), std=(9.0,))
+    assert "80 to 80" in judge_gripper(statistics, turned, Unit.DEG).reason
+    for half in (Statistics(mean=(20.0,)), Statistics(std=(9.0,))):
+        assert judge_gripper(half, turned, Unit.DEG).units is None
+
+
 def test_without_statistics_nothing_is_said() -> None:
     assert judge_arm(Statistics(), COLUMNS).units is None
     assert judge_gripper(Statistics(), COLUMNS, Unit.DEG).units is None
@@ -110,6 +158,13 @@ def test_without_statistics_nothing_is_said() -> None:
         (Unit.RANGE_100, (0.0, 1.5), {Unit.PERCENT}),
         (Unit.DEG, (-9.0, 99.0), set()),
         (Unit.DEG, (0.0, 130.0), set()),
+        (Unit.DEG, (-0.5, 100.5), {Unit.PERCENT}),
+        (Unit.DEG, (-0.6, 50.0), set()),
+        (Unit.DEG, (0.0, 100.6), set()),
+        (Unit.RAD, (-0.5, 2.1), {Unit.RAD}),
+        (Unit.RAD, (-0.6, 1.5), set()),
+        (Unit.RAD, (0.0, 2.2), {Unit.PERCENT}),
+        (Unit.RAD, (-0.02, 1.05), set()),
         (Unit.RAD, (0.0, 98.0), {Unit.PERCENT}),
         (Unit.RAD, (-0.17, 0.9), {Unit.RAD}),
         (Unit.RAD, (0.0, 1.6), {Unit.RAD}),

@@ -23,7 +23,7 @@ STATE = {"a_ee_cartesian_pos": 3, "a_ee_rotation_6D": 6, "a_gripper": 1}
 ABSOLUTE = {"b_ee_cartesian_pos": 3, "b_ee_rotation": 3, "b_gripper": 1}
 
 angles = st.lists(st.floats(-3.1, 3.1), min_size=3, max_size=3)
-seeds = st.integers(0, 2**32 - 1)
+seeds = st.integers(0, 2**32 - 2)
 
 
 @given(seeds)
