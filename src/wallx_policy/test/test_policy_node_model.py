@@ -12,6 +12,8 @@ pytest.importorskip("wallx_msgs", reason="needs the built workspace")
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray
 from fast_files import make_it_write
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
 from policy_robot import PolicyProcesses, Robot, ros_context
 from rclpy.action import ActionClient
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -268,6 +270,31 @@ def test_a_long_answer_is_told_as_it_grows_and_ends_when_canceled(robot, policy)
     assert answer.startswith("word0 word1 word2 word3")
     for other in waiting:
         assert asking.result(other)[0] == GoalStatus.STATUS_SUCCEEDED
+
+
+def test_deactivating_ends_an_answer_at_once(robot, policy):
+    process = policy(backend="talker", instruction="tidy up")
+    asking = Asking(robot, process)
+    robot.wait_for("chunks", lambda: robot.chunks, process)
+    goals = [asking.send("forever"), asking.send("what?")]
+    robot.wait_for("the answer's begin", lambda: asking.heard, process)
+    client = robot.node.create_client(ChangeState, "policy/change_state")
+    robot.wait_for("the service", client.service_is_ready, process)
+
+    def change(transition_id):
+        request = ChangeState.Request(transition=Transition(id=transition_id))
+        done = client.call_async(request)
+        robot.wait_for("the transition", done.done, process)
+        assert done.result().success
+
+    change(Transition.TRANSITION_DEACTIVATE)
+    for goal in goals:
+        assert asking.result(goal) == (GoalStatus.STATUS_ABORTED, "the policy was deactivated")
+    assert asking.ask("what?") == (GoalStatus.STATUS_ABORTED, "the policy is not active")
+    change(Transition.TRANSITION_ACTIVATE)
+    count = len(robot.chunks)
+    robot.wait_for("chunks again", lambda: len(robot.chunks) > count, process)
+    assert asking.ask("what?") == (GoalStatus.STATUS_SUCCEEDED, "word0 word1 word2")
 
 
 def test_a_step_is_written_on_request_and_a_failure_is_told(robot, policy):

@@ -31,8 +31,8 @@ def test_questions_come_in_turn_and_do_not_keep_steps_from_being_written() -> No
     tasks, finished = Tasks(), threading.Event()
     worker = TextWorker(tasks, never)
     for name in ("first", "second"):
-        worker.submit(lambda tasks, name=name: tasks.done.append(name))
-    worker.submit(lambda _tasks: finished.set())
+        worker.submit(lambda tasks, _stopped, name=name: tasks.done.append(name))
+    worker.submit(lambda _tasks, _stopped: finished.set())
     worker.start()
     assert finished.wait(WAIT_S)
     assert worker.stop(WAIT_S)
@@ -62,11 +62,26 @@ def test_a_step_under_way_learns_that_it_is_to_stop() -> None:
     assert worker.stop(WAIT_S)
 
 
+def test_a_question_under_way_learns_that_it_is_to_stop() -> None:
+    begun = threading.Event()
+
+    def question(_tasks, stopped) -> None:
+        begun.set()
+        while not stopped():
+            begun.wait(0.001)
+
+    worker = TextWorker(Tasks(), never)
+    worker.submit(question)
+    worker.start()
+    assert begun.wait(WAIT_S)
+    assert worker.stop(WAIT_S)
+
+
 def test_a_bug_is_reported_and_ends_the_thread(capsys) -> None:
     crashed = threading.Event()
     worker = TextWorker(Tasks(), crashed.set)
 
-    def broken(_tasks) -> None:
+    def broken(_tasks, _stopped) -> None:
         raise RuntimeError("no such attribute")
 
     worker.submit(broken)

@@ -49,9 +49,13 @@ class _Question:
     told: str = ""
     outcome: _Outcome | None = None
 
-    def run(self, tasks: TextTasks) -> None:
+    def run(self, tasks: TextTasks, stopped: Callable[[], bool]) -> None:
         """Answer it; called by the worker."""
-        if self.given_up.is_set():
+
+        def cancelled() -> bool:
+            return stopped() or self.given_up.is_set()
+
+        if cancelled():
             self.outcome = _Canceled()
             return
 
@@ -60,7 +64,7 @@ class _Question:
 
         request = self.goal.request
         try:
-            writing = Writing(tell, self.given_up.is_set)
+            writing = Writing(tell, cancelled)
             self.outcome = _Answer(tasks.ask(request.question, list(request.views), writing))
         except BadText as error:
             self.outcome = _Refusal(str(error))
@@ -93,7 +97,7 @@ class AskServer:
         worker = self._worker()
         for question in list(self._open):
             outcome = question.outcome
-            if outcome is None and worker is not question.worker:
+            if worker is not question.worker and not isinstance(outcome, _Answer):
                 outcome = _Refusal("the policy was deactivated")
             if outcome is not None or question.goal.is_cancel_requested:
                 question.given_up.set()

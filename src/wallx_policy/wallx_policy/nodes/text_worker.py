@@ -9,6 +9,9 @@ from collections.abc import Callable
 
 from wallx_policy.text_tasks import TextTasks
 
+Question = Callable[[TextTasks, Callable[[], bool]], None]
+"""Gets whom to ask, and whether it has to end."""
+
 POLL_S = 0.05
 """How often it is looked whether a step is due."""
 
@@ -22,7 +25,7 @@ class TextWorker:
     def __init__(self, tasks: TextTasks, crashed: Callable[[], None]) -> None:
         self._tasks = tasks
         self._crashed = crashed
-        self._questions: deque[Callable[[TextTasks], None]] = deque()
+        self._questions: deque[Question] = deque()
         self._changed = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._guarded, name="text", daemon=True)
@@ -31,8 +34,8 @@ class TextWorker:
         """Begin."""
         self._thread.start()
 
-    def submit(self, question: Callable[[TextTasks], None]) -> None:
-        """Queue a question; it has to notice by itself when nobody waits for it any more."""
+    def submit(self, question: Question) -> None:
+        """Queue a question."""
         with self._changed:
             self._questions.append(question)
             self._changed.notify()
@@ -59,7 +62,7 @@ class TextWorker:
                 self._changed.wait(POLL_S)
             question = self._questions.popleft() if self._questions else None
         if question is not None:
-            question(self._tasks)
+            question(self._tasks, self._stop.is_set)
         # After every question, so that many questions do not keep the step from being renewed.
         if not self._stop.is_set():
             self._tasks.write_subtask(self._stop.is_set)
