@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 
@@ -39,6 +38,7 @@ def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
         rclpy.init(context=context, domain_id=domain.id)
         node = rclpy.create_node("peer", context=context)
         heard: queue.SimpleQueue[str] = queue.SimpleQueue()
+        given_up = threading.Event()
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         fast = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
         node.create_publisher(String, "status", latched).publish(String(data="no"))
@@ -58,11 +58,10 @@ def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
             for text in ("the", "the red\x1b[2J"):
                 goal.publish_feedback(Ask.Feedback(text=text))
             if goal.request.question == "forever?":
-                deadline_s = time.monotonic() + 30.0
-                while not goal.is_cancel_requested and time.monotonic() < deadline_s:
-                    time.sleep(0.01)
+                while not goal.is_cancel_requested and not given_up.wait(0.01):
+                    pass
                 heard.put("canceled")
-                goal.canceled()
+                goal.canceled() if goal.is_cancel_requested else goal.abort()
                 return Ask.Result(answer="the red")
             if goal.request.question == "why?":
                 goal.abort()
@@ -77,7 +76,8 @@ def peer(monkeypatch, tmp_path) -> Iterator[SimpleNamespace]:
         executor.add_node(node)
         thread = threading.Thread(target=executor.spin)
         thread.start()
-        yield SimpleNamespace(heard=heard)
+        yield SimpleNamespace(heard=heard, given_up=given_up)
+        given_up.set()
         executor.shutdown()
         thread.join()
         node.destroy_node()
@@ -118,6 +118,19 @@ def test_an_answer_is_shown_once_as_it_grows(peer, capsys) -> None:
 def test_a_question_without_an_answer_says_why(peer, capsys) -> None:
     assert main(["ask", "why?"]) == 1
     assert capsys.readouterr().err.endswith("wallx: it writes no text\n")
+
+
+def test_a_policy_that_ends_will_not_answer(peer, monkeypatch, capsys) -> None:
+    from rclpy.action import ActionClient
+
+    monkeypatch.setattr("wallx_bringup.nodes.ask_client.GONE_S", 0.3)
+    there = ActionClient.server_is_ready
+    monkeypatch.setattr(
+        ActionClient, "server_is_ready", lambda client: peer.heard.empty() and there(client)
+    )
+    assert main(["ask", "forever?"]) == 1
+    assert capsys.readouterr().err.endswith("wallx: the policy ended before it answered.\n")
+    peer.given_up.set()
 
 
 def test_ctrl_c_takes_a_question_back(peer) -> None:
