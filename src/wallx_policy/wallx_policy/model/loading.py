@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from torch import Tensor
 
 from wallx_policy.contract import FILE_NAME as CONTRACT_FILE
 from wallx_policy.contract import Contract, PredictionMode
-from wallx_policy.lerobot_files import IMAGE_PREFIX, Processors, read_processors
+from wallx_policy.lerobot_files import Processors, read_processors
+from wallx_policy.model import switches
 from wallx_policy.model.checkpoint import read_weights
 from wallx_policy.model.config import read_config
 from wallx_policy.model.config_types import (
@@ -129,7 +130,7 @@ def load_policy(
     key = (contract.norm_key or None) if norm_key is None and contract is not None else norm_key
     if processors is not None and key is not None:
         raise UserError(f"{folder} is a LeRobot policy with one set of statistics: drop norm_key")
-    prediction = _prediction(folder, config, contract, prediction_mode)
+    prediction = switches.prediction_mode(folder, config, contract, prediction_mode)
 
     image_settings = read_image_settings(config.base)
     image_settings.check_against(config.base, config.model.vision)
@@ -152,8 +153,8 @@ def load_policy(
     else:
         groups = (config.model.dof, config.model.agent_pos)
         norm = read_normalization(folder, weights.normalizers, *groups, key, mode)
-    encoding = _state_encoding(folder, config, weights, state_encoding)
-    given_dim = _action_dim(config, contract, action_dim, weights.columns)
+    encoding = switches.state_encoding(folder, config, weights, state_encoding)
+    given_dim = switches.action_width(config, contract, action_dim, weights.columns)
     actions = positive("horizon", first(horizon, contract and contract.horizon, config.horizon))
     fast = None
     if prediction is PredictionMode.FAST:
@@ -171,13 +172,13 @@ def load_policy(
         layout=config.layout,
         prediction=prediction,
         fast=None if fast is None else fast.settings,
-        cameras=_cameras(folder, config, contract, cameras),
+        cameras=switches.camera_order(folder, config, contract, cameras),
         horizon=actions,
         action_dim=given_dim,
         end_effectors=() if poses is None else tuple(poses.end_effectors),
         active_columns=weights.columns if config.all_columns_active else given_dim,
         steps=positive("num_steps", first(num_steps, config.grid.steps)),
-        end_time=_end_time(config.grid.end if end_time is None else end_time),
+        end_time=switches.checked_end_time(config.grid.end if end_time is None else end_time),
         action_attention=choice(
             ActionAttention, "action_attention", action_attention, config.action_attention
         ),
@@ -185,7 +186,7 @@ def load_policy(
         resize=choice(Resize, "resize", resize, Resize(config.resize)),
         rotary=choice(Rotary, "rotary", rotary, Rotary.EXACT),
         state_encoding=encoding,
-        state_bins=_state_bins(folder, config, encoding, state_bins),
+        state_bins=switches.bins_of_state(folder, config, encoding, state_bins),
         statistics=label(norm),
         device=device,
         dtype=dtype,
@@ -206,7 +207,10 @@ def load_policy(
     if settings.compile_layers:
         network.compile()
     model = _flow_model(
-        network, weights, settings, _inactive_target(folder, settings, weights.columns, norm)
+        network,
+        weights,
+        settings,
+        switches.inactive_target(folder, settings, weights.columns, norm),
     )
     images = ImagePreprocessor(image_settings, settings.resize, config.resolution, config.long_side)
     state = StateEncoder(
@@ -217,7 +221,7 @@ def load_policy(
         pad=config.all_columns_active,
         normalization=norm,
     )
-    views = _views(config.views, processors.rename if processors is not None else {})
+    views = switches.view_names(config.views, processors.rename if processors is not None else {})
     # Qwen's chat prompt takes images through the image processor alone.
     chat_images = ImagePreprocessor(image_settings, Resize.MIXED, {}, -1)
     inputs = InputBuilder(settings, weights.columns, tokenizer, images, chat_images, state, views)
@@ -288,59 +292,6 @@ def _processors(folder: Path, config: CheckpointConfig) -> Processors | None:
     return processors
 
 
-def _prediction(
-    folder: Path, config: CheckpointConfig, contract: Contract | None, given: str | None
-) -> PredictionMode:
-    own = contract.prediction_mode if contract is not None else config.prediction
-    mode = choice(PredictionMode, "prediction_mode", given, own or PredictionMode.FLOW)
-    if mode is PredictionMode.FAST and config.layout in (Layout.WALL05, Layout.LEROBOT05):
-        raise UserError(
-            f"{folder}: the discrete actions of wall-oss-0.5 are no FAST tokens and not "
-            "implemented: prediction_mode must be 'flow'"
-        )
-    return mode
-
-
-def _state_encoding(
-    folder: Path, config: CheckpointConfig, weights: ModelWeights, given: str | None
-) -> StateEncoding:
-    has_token = weights.head.propri is not None
-    own = config.state_encoding or (StateEncoding.TOKEN if has_token else StateEncoding.TEXT)
-    encoding = choice(StateEncoding, "state_encoding", given, own)
-    if encoding is StateEncoding.TOKEN and not has_token:
-        raise UserError(f"{folder} has no propri_proj, so state_encoding must be text")
-    return encoding
-
-
-def _state_bins(
-    folder: Path, config: CheckpointConfig, encoding: StateEncoding, given: int | None
-) -> int | None:
-    if encoding is StateEncoding.TOKEN:
-        if given is not None:
-            raise UserError(f"{folder} takes the state as numbers: leave state_bins out")
-        return None
-    bins = config.state_bins if given is None else given
-    if bins is None:
-        raise UserError(
-            f"{folder} takes the state as text, and neither config.json nor config.yml says in how "
-            "many bins: give state_bins as in its training (512 and 256 are in use)"
-        )
-    return positive("state_bins", bins)
-
-
-def _inactive_target(
-    folder: Path, settings: PolicySettings, columns: int, norm: Normalization | None
-) -> Tensor | None:
-    if settings.inactive is InactiveColumns.MODEL or settings.active_columns == columns:
-        return None
-    if norm is None:
-        raise UserError(
-            f"{folder} has no statistics, so nothing says what zero is in the model's units: give "
-            "inactive_columns='model'"
-        )
-    return torch.from_numpy(norm.zero_action(columns))
-
-
 def _check_statistics(folder: Path, norm: Normalization | None, *, state: int, action: int) -> None:
     """Refuse statistics of fewer columns than there are to normalise."""
     lines = {} if norm is None else {"state": (norm.state, state), "action": (norm.action, action)}
@@ -350,48 +301,3 @@ def _check_statistics(folder: Path, norm: Normalization | None, *, state: int, a
                 f"{folder}: the statistics of the {feature} have {line.columns} columns, "
                 f"{needed} are in use"
             )
-
-
-def _views(views: Mapping[str, str], rename: Mapping[str, str]) -> dict[str, str]:
-    """Return the view by name of a given image, both without prefix."""
-    mapped = {k.removeprefix(IMAGE_PREFIX): v for k, v in views.items()}
-    found = dict(mapped)
-    for old, new in rename.items():
-        name = new.removeprefix(IMAGE_PREFIX)
-        found[old.removeprefix(IMAGE_PREFIX)] = mapped.get(name, name)
-    return found
-
-
-def _cameras(
-    folder: Path,
-    config: CheckpointConfig,
-    contract: Contract | None,
-    given: Sequence[str] | None,
-) -> tuple[str, ...]:
-    views: Sequence[str] | None = given
-    if views is None and contract is not None:
-        views = [camera.view for camera in contract.cameras]
-    if views is None:
-        views = config.cameras
-    if not views:
-        raise UserError(f"{folder} does not say which views it takes: give cameras, in order")
-    names = tuple(view.removeprefix(IMAGE_PREFIX) for view in views)
-    if len(set(names)) != len(names):
-        raise UserError(f"cameras names a view twice: {', '.join(names)}")
-    return names
-
-
-def _action_dim(
-    config: CheckpointConfig, contract: Contract | None, given: int | None, columns: int
-) -> int:
-    own = len(contract.action) if contract is not None else config.action_dim
-    number = positive("action_dim", first(given, own, columns))
-    if number > columns:
-        raise UserError(f"action_dim {number} exceeds the checkpoint's {columns} columns")
-    return number
-
-
-def _end_time(value: float) -> float:
-    if not 0.0 < value <= 1.0:
-        raise UserError(f"end_time must be above 0 and at most 1, not {value}")
-    return float(value)
