@@ -61,7 +61,7 @@ def kernels(policy: Policy, call: Callable[[], Any]) -> dict[str, Any] | None:
     names: Counter[str] = Counter()
     busy_us: Counter[str] = Counter()
     for event in profiler.events():
-        if event.device_type is not DeviceType.CUDA or event.name.lower().startswith(_COPIES):
+        if event.device_type != DeviceType.CUDA or event.name.lower().startswith(_COPIES):
             continue
         names[event.name] += 1
         busy_us[event.name] += event.time_range.elapsed_us()

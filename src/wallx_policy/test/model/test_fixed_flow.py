@@ -5,8 +5,9 @@ Everything but the CUDA graph itself runs here.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from copy import copy
 from dataclasses import fields, replace
 from inspect import ismethod
@@ -23,7 +24,7 @@ from wallx_policy.model import fixed_flow as module
 from wallx_policy.model.decoder import Decoder
 from wallx_policy.model.fixed_flow import BUCKET, FixedFlow
 from wallx_policy.model.flow import FlowInputs, FlowModel, FlowTrace
-from wallx_policy.model.graphs import NoGraph, StageClock, Staging, Work
+from wallx_policy.model.graphs import CudaGraphs, NoGraph, StageClock, Staging, Work
 from wallx_policy.model.network import Network
 from wallx_policy.model.vision import VisionTower
 from wallx_policy.model.weights import ExpertWeights, HeadWeights
@@ -372,3 +373,46 @@ def test_recorded_work_stays_on_the_device_and_in_its_types(
     model.network._embedding = policy.model.network._embedding  # on the host
     with pytest.raises(RuntimeError, match="device"):
         recording._prefill()
+
+
+def test_a_graph_is_recorded_after_runs_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the parts of torch.cuda that need a GPU replaced: what is called, and in which order."""
+    said: list[str] = []
+
+    class Stream:
+        def wait_stream(self, other: Stream) -> None:
+            said.append("wait")
+
+    class Graph:
+        def replay(self) -> None:
+            said.append("replay")
+
+    @contextmanager
+    def during(name: str) -> Iterator[None]:
+        said.append(f"{name} begins")
+        yield
+        said.append(f"{name} ends")
+
+    def captured(graph: Graph, **how: object) -> Any:
+        signature.bind(graph, **how)  # torch's own takes these too
+        assert how["pool"] == "pool"
+        return during("capture")
+
+    signature, current = inspect.signature(torch.cuda.graph), Stream()
+    fakes = {
+        "device": lambda device: nullcontext(),
+        "Stream": Stream,
+        "graph_pool_handle": lambda: "pool",
+        "current_stream": lambda: current,
+        "stream": lambda stream: during("warm-up"),
+        "CUDAGraph": Graph,
+        "graph": captured,
+    }
+    for name, fake in fakes.items():
+        monkeypatch.setattr(torch.cuda, name, fake)
+    play = CudaGraphs(torch.device("cuda:0")).record(lambda: said.append("work"))
+    play()
+    assert said == [
+        *("wait", "warm-up begins", "work", "work", "warm-up ends", "wait"),
+        *("capture begins", "work", "capture ends", "replay"),
+    ]

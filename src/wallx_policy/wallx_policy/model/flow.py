@@ -304,13 +304,13 @@ class Stopwatch:
 
     def __init__(self, device: torch.device) -> None:
         """Begin the first lap."""
-        self._cuda = device.type == "cuda"
+        self._device = device
         self._last = self._now()
         self.timings_s: dict[str, float] = {}
 
     def _now(self) -> float:
-        if self._cuda:
-            torch.cuda.synchronize()
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
         return perf_counter()
 
     def lap(self, name: str) -> None:

@@ -98,6 +98,7 @@ class StageClock:
 
     def __init__(self, device: torch.device) -> None:
         """Begin the first stage."""
+        self._device = device
         self._cuda = device.type == "cuda"
         self._marks: list[tuple[str, torch.cuda.Event | float]] = [("", self._mark())]
 
@@ -105,7 +106,7 @@ class StageClock:
         if not self._cuda:
             return perf_counter()
         event = torch.cuda.Event(enable_timing=True)
-        event.record()
+        event.record(torch.cuda.current_stream(self._device))
         return event
 
     def lap(self, name: str) -> None:
