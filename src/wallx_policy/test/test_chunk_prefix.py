@@ -230,6 +230,24 @@ class TestNone:
         assert refusal.reason is NoPrefixReason.NO_COMMANDS
         assert "0.11 s old" in refusal.text
 
+    def test_when_commands_are_of_another_clock(self) -> None:
+        builder = running(0, 400)
+        assert isinstance(build(builder, 200, 301)(), JointPrefix)
+        assert build(builder, 200, 290)().reason is NoPrefixReason.NO_COMMANDS
+
+    def test_when_they_are_where_a_chunk_leads_that_is_not_in_force_yet(self) -> None:
+        builder = running(0, 200, off=0.2)
+        later_ns = START_NS + 150 * MS
+        builder.note_chunk(
+            later_ns,
+            0.0,
+            PERIOD_S,
+            path(rows_s(later_ns)) + 0.2,
+            published_ns=START_NS + 190 * MS,
+            committed=0,
+        )
+        assert build(builder, 150, 200)().reason is NoPrefixReason.LEFT
+
     def test_when_commands_have_a_gap(self) -> None:
         builder = running(0, 200)
         builder.note_command(START_NS + 310 * MS, path(0.31))
@@ -244,6 +262,15 @@ class TestNone:
         builder = running(0, 200)
         builder.note_command(START_NS - 5000 * MS, path(0.0))
         assert build(builder, 200, 200)().reason is NoPrefixReason.NO_COMMANDS
+
+    def test_but_then_it_begins_anew(self) -> None:
+        builder = running(0, 50)
+        builder.note_command(START_NS + 5000 * MS, path(5.0))
+        for tick_ns in range(START_NS + 60 * MS, START_NS + 201 * MS, TICK_NS):
+            builder.note_command(tick_ns, path((tick_ns - START_NS) * 1e-9))
+        prefix = build(builder, 190, 200)()
+        assert isinstance(prefix, JointPrefix)
+        np.testing.assert_allclose(prefix.positions_rad[0], path(0.19), atol=4e-4)
 
     def test_when_a_command_is_not_finite(self) -> None:
         builder = running(0, 90)
@@ -324,6 +351,16 @@ class TestJoining:
         self.add(joined, 200, 1e-6, committed=6)
         at = START_NS + np.array([399, 400, 450, 500]) * MS
         np.testing.assert_allclose(joined.at(at)[:, 0] * 1e6, [0.0, 0.0, 0.5, 1.0], atol=1e-3)
+
+    def test_the_next_waits_until_one_has_begun(self) -> None:
+        joined = JoinedChunks()
+        self.add(joined, 0, 0.0)
+        self.add(joined, 200, 1.0)  # from 300 ms on, for half a second
+        without = joined.at(START_NS + np.array([359, 380, 500]) * MS)[:, 0]
+        self.add(joined, 201, -1.0)
+        both = joined.at(START_NS + np.array([359, 380, 500]) * MS)[:, 0]
+        assert both[0] == without[0] > 0.01
+        assert (both[1:] < without[1:]).all()
 
     def test_gentler_limits_take_longer(self) -> None:
         assert JoinSettings(jerk_rad_s3=50.0).duration_s(0.01) > JoinSettings().duration_s(0.01)
