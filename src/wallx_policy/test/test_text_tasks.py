@@ -311,3 +311,28 @@ class TestSteps:
         assert not robot.step()
         robot.infer()
         assert robot.step()
+
+    def test_a_policy_without_an_instruction_or_paused_writes_no_step(self) -> None:
+        robot = Robot(period_s=1.0, instruction="")
+        robot.infer()
+        assert not robot.step()
+        robot.runtime.set_instruction("tidy up")
+        robot.infer()
+        robot.runtime.pause("done")
+        assert not robot.step()
+
+    def test_a_step_ended_by_a_new_instruction_in_the_last_moment_is_not_followed(self) -> None:
+        robot = Robot(period_s=1.0)
+        robot.infer()
+        job = robot.runtime.begin_subtask()
+        robot.runtime.set_instruction("wave")
+        robot.runtime.end_subtask(job, "move left")
+        assert robot.infer().subtask == ""
+        assert robot.runtime.counters == {}
+
+    def test_a_step_that_was_stopped_is_no_failure(self) -> None:
+        robot = Robot(period_s=1.0)
+        robot.infer()
+        assert robot.tasks.write_subtask(lambda: True)
+        assert robot.runtime.counters == {}
+        assert robot.infer().subtask == ""
