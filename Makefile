@@ -13,7 +13,7 @@ export OPENBLAS_NUM_THREADS := 1
 export MKL_NUM_THREADS := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup build demo test test-fast lint format docs bench bench-gpu bench-control fuzz-safety mutate-safety fault-matrix fuzz-bus soak ros-env clean clean-all
+.PHONY: help setup build demo test test-fast lint format docs bench bench-gpu bench-control bench-chunking fuzz-safety mutate-safety fault-matrix fuzz-bus soak ros-env clean clean-all
 
 help:
 	@echo "make demo        set up what is missing, run the simulated arm, show the result in out/demo"
@@ -24,6 +24,7 @@ help:
 	@echo "make bench       measure speed and timing, print a table, write out/bench"
 	@echo "make bench-gpu   one inference of the full-size model on a CUDA GPU, stage by stage"
 	@echo "make bench-control  compare the chunk tracker with what others do (minutes; plots in out/bench)"
+	@echo "make bench-chunking  what it brings to tell a chunk what the arm will do meanwhile (half an hour)"
 	@echo "make fuzz-safety a million random steps against the safety layer, independently judged"
 	@echo "make mutate-safety  does a test fail for every small change of the safety core?"
 	@echo "make fault-matrix the driver against every fault of the bus; writes docs/fault-matrix.md"
@@ -83,6 +84,9 @@ soak: setup
 
 bench-control: setup
 	$(PY) tools/bench_control.py $(ARGS)
+
+bench-chunking: setup
+	$(PY) tools/bench_chunking.py $(ARGS)
 
 ros-env:
 	@$(PYTHON) tools/setup_env.py ros-env

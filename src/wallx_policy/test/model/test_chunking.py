@@ -411,6 +411,17 @@ def test_a_prefix_that_no_chunk_can_begin_with_is_refused(
         policy.predict(observe(), policy.noise(0), prefix)
 
 
+def test_a_prefix_out_of_all_proportion_is_refused(
+    policy: Policy, observe: Observe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where nothing clamps it, it would come out infinite."""
+    line = replace(policy._normalization.action_in, scale=np.full(6, 0.1, np.float32))
+    normalization = replace(policy._normalization, action_in=line, clamp=False)
+    monkeypatch.setattr(policy, "_normalization", normalization)
+    with pytest.raises(UserError, match="proportion"):
+        policy.predict(observe(), policy.noise(0), ActionPrefix(np.full((4, 6), 3e38), 2))
+
+
 def test_fast_prediction_refuses_a_prefix(
     policy: Policy, observe: Observe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
