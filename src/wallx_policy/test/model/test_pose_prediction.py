@@ -11,6 +11,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from scipy.spatial.transform import Rotation
 from so101_driver.errors import UserError
+from so101_driver.joints import JOINT_NAMES
 from wallx_policy.backends.base import BackendSettings
 from wallx_policy.backends.wall_oss import WallOssBackend
 from wallx_policy.contract import (
@@ -88,6 +89,28 @@ def test_the_original_layout_gives_euler_angles_as_they_are(
     np.testing.assert_array_equal(pose.position_m, found.actions[:, 7:10])
     wanted = Rotation.from_euler("xyz", found.actions[:, 10:13]).as_matrix()
     np.testing.assert_allclose(pose.rotation, wanted, atol=1e-9)
+
+
+def test_a_contract_of_joints_does_not_make_joints_of_poses(
+    references: Path, tmp_path: Path
+) -> None:
+    for file in (references / "tiny_wallx").iterdir():
+        (tmp_path / file.name).symlink_to(file)
+    one = {"q01": [-1.0] * 20, "q99": [1.0] * 20}
+    (tmp_path / "norm_stats.json").write_text(json.dumps({"state": one, "action": one}))
+    joints = tuple(Channel(name, Unit.RAD) for name in JOINT_NAMES)
+    Contract(
+        embodiment="so101",
+        action_space=ActionSpace.JOINT,
+        cameras=(Camera(VIEW, 56, 56),),
+        state=joints,
+        action=joints,
+        period_s=0.04,
+        horizon=32,
+        action_kind=ActionKind.GOAL,
+    ).save(tmp_path)
+    with pytest.raises(UserError, match=r"contract.yaml says joint, but .* follow_left_ee"):
+        load_policy(tmp_path)
 
 
 def test_lerobots_columns_are_not_those_of_the_base(references: Path) -> None:

@@ -178,3 +178,12 @@ def test_an_unknown_state_gives_no_pose() -> None:
             [[0.0] * 3 + [1, 0, 0, 0, 1, 0] + [0.0]], given_
         )
         assert poses.undefined == {"a_ee": "the state of a_ee_cartesian_pos is unknown"}
+
+
+def test_joints_relative_to_the_state_are_refused_within_the_columns_in_use() -> None:
+    action = {"arm_joint_pos_relative": 5, "gripper": 1}
+    state = {"arm_joint_pos": 5, "gripper": 1}
+    with pytest.raises(UserError, match="arm_joint_pos_relative is relative to the state"):
+        PoseGroups.of(action, state, 6)
+    behind = {"gripper": 1, "arm_joint_pos_relative": 5}
+    assert PoseGroups.of(behind, state, 1) is None

@@ -91,10 +91,16 @@ def test_training_says_whether_actions_are_tokens(
         assert (found and found.value) == wanted
 
 
-def test_the_attention_that_the_configuration_names_wins(wall05: Path) -> None:
+@pytest.mark.parametrize(
+    ("said", "wanted"), [(False, "island"), (True, "causal"), (None, "causal")]
+)
+def test_the_attention_that_the_configuration_names_wins(
+    wall05: Path, said: bool | None, wanted: str
+) -> None:
     path = wall05 / "config.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "causal_action_attention_mask": 0}))
-    assert defaults(wall05)[1] == "island"
+    config = {**json.loads(path.read_text()), "causal_action_attention_mask": said}
+    path.write_text(json.dumps(config))
+    assert defaults(wall05)[1] == wanted
 
 
 @pytest.mark.parametrize(

@@ -223,8 +223,9 @@ def _check_policy(path: Path, config: Mapping[str, Any], known: frozenset[str]) 
 
 def _attention(config: Mapping[str, Any]) -> ActionAttention:
     """Say what the released weights were trained with; the original's backends disagree."""
-    causal = bool(config.get("causal_action_attention_mask", True))
-    return ActionAttention.CAUSAL if causal else ActionAttention.ISLAND
+    said = config.get("causal_action_attention_mask")
+    # A key that is null counts as absent.
+    return ActionAttention.CAUSAL if said is None or said else ActionAttention.ISLAND
 
 
 def _state_encoding(model: ModelConfig) -> StateEncoding | None:

@@ -11,7 +11,7 @@ from so101_driver.errors import UserError
 from torch import Tensor
 
 from wallx_policy.contract import FILE_NAME as CONTRACT_FILE
-from wallx_policy.contract import Contract, PredictionMode
+from wallx_policy.contract import ActionSpace, Contract, PredictionMode
 from wallx_policy.lerobot_files import Processors, read_processors
 from wallx_policy.model import switches
 from wallx_policy.model.checkpoint import read_weights
@@ -167,7 +167,14 @@ def load_policy(
             f"{folder} predicts by flow: leave out action_tokenizer, fast_max_new_tokens and "
             "fast_retries, or give prediction_mode='fast'"
         )
-    poses = None if norm is None else pose_groups(config, given_dim)
+    poses = pose_groups(config, given_dim)
+    if poses is not None and contract is not None and contract.action_space is ActionSpace.JOINT:
+        raise UserError(
+            f"{folder}: contract.yaml says joint, but dof_config names the poses of "
+            f"{', '.join(poses.end_effectors)}: correct the one that is wrong"
+        )
+    if norm is None:
+        poses = None
     settings = PolicySettings(
         layout=config.layout,
         prediction=prediction,

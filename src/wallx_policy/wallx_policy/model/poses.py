@@ -127,6 +127,12 @@ class PoseGroups:
             if columns.stop <= action_dim and not (is_end_effector(name) and _end(name) in cut)
         }
         groups = cls(given, _slices(agent_pos))
+        for name in given:
+            if name.endswith(_RELATIVE) and not is_end_effector(name):
+                raise UserError(
+                    f"dof_config: {name} is relative to the state, which is implemented for "
+                    "end-effector poses only"
+                )
         for name, columns in given.items():
             groups._check(name, columns.stop - columns.start)
         for end in groups.end_effectors:
