@@ -4,6 +4,7 @@ Every test runs the real node as a process, with a policy plugged in from a pack
 plays the cameras and joint states itself.
 """
 
+import select
 import signal
 import time
 
@@ -47,11 +48,24 @@ class Plugin(Backend):
         return Prediction(actions, 0.04, subtask=f"red {mean[0]:.0f} blue {mean[2]:.0f}")
 '''
 
+SLOW = (
+    PLUGIN
+    + """
+    def predict(self, observation):
+        import torch
+        print("inferring", flush=True)
+        matrix = torch.ones(3000, 3000)
+        for _ in range(40):
+            matrix @ matrix
+"""
+)
+"""Its inference takes many seconds, in calls that take most of a second each."""
+
 
 @pytest.fixture(scope="module")
 def context(tmp_path_factory):
-    """ROS context; an installed package with the plugged-in policy."""
-    with ros_context(tmp_path_factory.mktemp("plugin"), seeing=PLUGIN) as context:
+    """ROS context; an installed package with the plugged-in policies."""
+    with ros_context(tmp_path_factory.mktemp("plugin"), seeing=PLUGIN, slow=SLOW) as context:
         yield context
 
 
@@ -231,3 +245,16 @@ def test_a_signal_ends_it_at_once(robot, policy, signal_number):
     robot.wait_for_exit(process)
     assert process.returncode == 0
     assert time.monotonic() - begin_s < 4.0
+
+
+def test_a_signal_during_a_long_inference_ends_it_without_a_crash(robot, policy):
+    process = policy(backend="slow")
+
+    def infers() -> bool:
+        ready = select.select([process.stdout], [], [], 0.0)[0]
+        return bool(ready) and "inferring" in process.stdout.readline()
+
+    robot.wait_for("an inference", infers, process)
+    process.send_signal(signal.SIGINT)
+    said = robot.wait_for_exit(process)
+    assert (process.returncode, said.count("terminate")) == (0, 0), said

@@ -13,7 +13,7 @@ import traceback
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, NoReturn
 
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
@@ -428,11 +428,22 @@ def run_node(node_class: Callable[[], NodeBase], arguments: Sequence[str] | None
     executor.shutdown(timeout_sec=2.0)
     node.close()
     spinner.join(timeout=2.0)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    if spinner.is_alive() or starter.is_alive():
-        # A thread stuck in middleware or I/O must not keep the process, nor crash it at exit.
-        os._exit(node.exit_code or 1)
+    if spinner.is_alive():
+        # A thread stuck in middleware must not keep the process, nor crash it at exit.
+        _exit_now(node.exit_code or 1)
+    if starter.is_alive():
+        # Ended while still loading, which is no failure.
+        _exit_now(node.exit_code)
     node.destroy_node()
     rclpy.try_shutdown()
+    if any(t.daemon and t is not threading.current_thread() for t in threading.enumerate()):
+        # One that is still in a library's code, as in an inference of seconds, would be torn out of
+        # it by the interpreter's end; C++ answers that with an abort.
+        _exit_now(node.exit_code)
     return node.exit_code
+
+
+def _exit_now(status: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)

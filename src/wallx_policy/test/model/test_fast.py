@@ -218,6 +218,11 @@ class TestLoading:
     def test_the_contract_names_mode_and_folder(
         self, random_checkpoint: Path, folder: Path, tmp_path: Path
     ) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        joints = {"follow_left_arm_joint_pos": 5, "follow_left_gripper": 1, "other": 14}
+        config |= {"dof_config": joints, "agent_pos_config": joints}
+        (folder / "config.json").unlink()
+        (folder / "config.json").write_text(json.dumps(config))
         contract = Contract.load(random_checkpoint)
         names = {"prediction_mode": PredictionMode.FAST, "action_tokenizer": "codec"}
         cameras = tuple(replace(c, view=v) for c, v in zip(contract.cameras, VIEWS, strict=True))
